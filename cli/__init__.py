@@ -1,0 +1,1 @@
+"""The `vpd` command: starts, watches and stops the stack on one machine."""

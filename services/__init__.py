@@ -1,0 +1,1 @@
+"""HTTP services, one package each; every one starts alone with `vpd serve NAME`."""

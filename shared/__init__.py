@@ -1,0 +1,1 @@
+"""The contract between processes: wire types, clients, queue, settings. Imports neither torch nor a service."""

@@ -1,0 +1,316 @@
+"""Every type that crosses a process boundary, and nothing else.
+
+Vocabulary: a *task* is a prompt with what its feedback source needs to judge it. A *rollout* is what the policy
+wrote. *Feedback* is what a source said about it. A *trajectory* is a rollout with its feedback. A *group* is the
+trajectories of one prompt (siblings); it is the unit of the queue. A *policy version* counts publications: version
+k is the policy after k training steps.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROTOCOL = 1
+
+Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+
+
+class Wire(BaseModel):
+    """Base of wire types: unknown fields are errors, values are immutable, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------------------------------------------------- tasks
+
+
+class Message(Wire):
+    """One chat message."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Task(Wire):
+    """A prompt and what its outcome source needs to judge an answer.
+
+    `reference` by `kind`: `code.functional` {tests: [{input, output, public}], fn_name, files: {name: text},
+    time_limit_s, memory_limit_mb} with `input` one JSON argument a line and `output` JSON; `code.stdin` the same
+    without fn_name; `code.assert` {test_code, entry_point}; `choice` and `math` {answer}. Any other kind is a
+    user's own: the source that answers for it knows the shape.
+    """
+
+    id: Identifier
+    kind: str = Field(min_length=1, max_length=64)
+    messages: list[Message] = Field(min_length=1)
+    reference: dict[str, Any] = Field(default_factory=dict)
+
+
+# ------------------------------------------------------------------------------------------------------- feedback
+
+
+class Response(Wire):
+    """What the policy wrote, as a feedback source sees it."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "abort"] = "stop"
+
+
+class Sibling(Wire):
+    """Another rollout of the same prompt, with its outcome (None until the outcome source has answered)."""
+
+    trajectory_id: Identifier
+    text: str
+    reward: float | None = None
+    success: bool | None = None
+
+
+class FeedbackItem(Wire):
+    """One rollout to judge. `reward` and `success` are the outcome so far, for sources that come after it."""
+
+    trajectory_id: Identifier
+    group_id: Identifier
+    policy_version: int = Field(ge=0)
+    task: Task
+    response: Response
+    reward: float | None = Field(default=None, ge=0, le=1)
+    success: bool | None = None
+    siblings: list[Sibling] = Field(default_factory=list)
+
+
+class FeedbackRequest(Wire):
+    """`POST /v1/feedback`. `deadline_s` is how long the caller will wait, in seconds from receipt."""
+
+    run_id: Identifier
+    deadline_s: float = Field(default=30.0, gt=0, le=3600)
+    items: list[FeedbackItem] = Field(min_length=1)
+
+
+class Span(Wire):
+    """A remark on characters `start` (inclusive) to `end` (exclusive) of the response text."""
+
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    text: str
+
+
+class FeedbackFailure(Wire):
+    """Why there is no feedback. `infra`: ours to retry. `data`: the item cannot be judged."""
+
+    class_: Literal["infra", "data"] = Field(alias="class")
+    message: str
+    retryable: bool = False
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+
+class SourceInfo(Wire):
+    """Who said it: provenance carried by every piece of feedback."""
+
+    name: str
+    kind: Literal["code", "llm", "sibling", "human", "rule", "other"] = "other"
+    version: str = "0"
+
+
+class Feedback(Wire):
+    """What one source said about one rollout.
+
+    `status` `ok`: some of reward, success and text are set. `abstain`: the source has nothing to say. `error` and
+    `timeout`: it failed; `error` says why. Only `ok` may carry a reward or a text: no failure is a reward of 0.
+    """
+
+    trajectory_id: Identifier
+    feedback_id: Identifier
+    status: Literal["ok", "abstain", "error", "timeout"]
+    error: FeedbackFailure | None = None
+    reward: float | None = Field(default=None, ge=0, le=1)
+    success: bool | None = None
+    text: str | None = None
+    spans: list[Span] = Field(default_factory=list)
+    contains_answer: bool = False
+    source: SourceInfo
+    latency_ms: float = Field(default=0.0, ge=0)
+
+
+class FeedbackResponse(Wire):
+    """One result for each item, in any order; every item is answered."""
+
+    results: list[Feedback]
+
+
+class Job(Wire):
+    """Answer 202 of a slow source: poll `GET /v1/jobs/{job_id}`; `DELETE` gives it up."""
+
+    job_id: Identifier
+    status: Literal["running", "done", "failed"] = "running"
+    results: list[Feedback] | None = None
+
+
+class Capabilities(Wire):
+    """`GET /v1/capabilities`: what a source can do. `task_kinds` ["*"] means any."""
+
+    name: str
+    version: str
+    protocol: int = PROTOCOL
+    kind: Literal["code", "llm", "sibling", "human", "rule", "other"] = "other"
+    task_kinds: list[str] = Field(default_factory=lambda: ["*"])
+    gives_reward: bool = False
+    gives_text: bool = False
+    needs_siblings: bool = False
+    max_items: int = Field(default=256, ge=1)
+    max_bytes: int = Field(default=16 * 2**20, ge=1)
+
+
+# ------------------------------------------------------------------------------------------------------ inference
+
+
+class Sampling(Wire):
+    """How to sample. `max_tokens` counts response tokens including the end token."""
+
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=256, ge=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+
+
+class Prompt(Wire):
+    """Exactly one of chat messages or token ids."""
+
+    messages: list[Message] | None = None
+    token_ids: list[int] | None = None
+
+
+class RolloutRequest(Wire):
+    """`POST /v1/rollouts`: `n` rollouts of each prompt, all under one policy version in the transformers engine."""
+
+    prompts: list[Prompt] = Field(min_length=1)
+    n: int = Field(default=1, ge=1, le=1024)
+    sampling: Sampling = Field(default_factory=Sampling)
+
+
+class VersionSpan(Wire):
+    """Response tokens `start` (inclusive) to `end` (exclusive) were sampled under policy `version`."""
+
+    version: int = Field(ge=0)
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+
+
+class Rollout(Wire):
+    """What the policy wrote. `token_ids` includes the end token if one was sampled; `logprobs` are natural logs of
+    the sampling distribution (after temperature and top-p), one for each token."""
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: Literal["stop", "length", "abort"]
+    versions: list[VersionSpan]
+
+    @property
+    def policy_version(self) -> int:
+        """The oldest version any token came from."""
+        return min((span.version for span in self.versions), default=0)
+
+
+class PromptRollouts(Wire):
+    """The rollouts of one prompt, with the prompt's token ids as the engine saw them."""
+
+    prompt_token_ids: list[int]
+    rollouts: list[Rollout]
+
+
+class RolloutResponse(Wire):
+    """One entry for each prompt, in order."""
+
+    prompts: list[PromptRollouts]
+
+
+class PolicyPublication(Wire):
+    """`POST /v1/policy`: load a version. `path` is a Hugging Face model directory under the engine's policy root;
+    `sha256` is the digest of its `model.safetensors`."""
+
+    run_id: Identifier
+    version: int = Field(ge=0)
+    path: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class PolicyState(Wire):
+    """`GET /v1/policy[?unlike=RUN_ID:VERSION&wait_s=S]`: what is served now; with `unlike`, answers when it differs.
+
+    `run_id` is None until a learner has published: then the engine serves the model it was started with.
+    """
+
+    run_id: str | None = None
+    version: int = Field(default=0, ge=0)
+    sha256: str | None = None
+    model: str
+    max_context: int
+
+
+# ----------------------------------------------------------------------------------------------------- trajectory
+
+
+class Trajectory(Wire):
+    """A rollout with what every source said about it. `reward` and `success` are the outcome source's, or None."""
+
+    trajectory_id: Identifier
+    rollout: Rollout
+    feedback: list[Feedback] = Field(default_factory=list)
+    reward: float | None = None
+    success: bool | None = None
+
+
+class RolloutGroup(Wire):
+    """The unit of the queue: the siblings of one prompt, for training step `step` (0-based), made by policy
+    `policy_version`. `timings_s` holds the seconds the collector spent, by phase, on the batch it came from."""
+
+    run_id: Identifier
+    group_id: Identifier
+    step: int = Field(ge=0)
+    policy_version: int = Field(ge=0)
+    task: Task
+    prompt_token_ids: list[int]
+    trajectories: list[Trajectory] = Field(min_length=1)
+    timings_s: dict[str, float] = Field(default_factory=dict)
+
+
+# ---------------------------------------------------------------------------------------------------------- human
+
+
+class Critique(Wire):
+    """`PUT /v1/rollouts/{trajectory_id}/critiques/{identifier}`: what a person wrote about a rollout.
+
+    `success` overrides no outcome: it is recorded for the writer and the dashboard.
+    """
+
+    text: str = Field(min_length=1, max_length=20_000)
+    success: bool | None = None
+    author: str | None = Field(default=None, max_length=200)
+
+
+class CritiqueState(Wire):
+    """A stored critique and what became of it. `seq` grows with every write: the learner's cursor.
+
+    `queued`: no step has used it yet. `used`: it stood in the teacher's prompt at step `step`. `stale`: its
+    trajectory had left the learner's buffer; `reason` says so.
+    """
+
+    trajectory_id: Identifier
+    identifier: Identifier
+    critique: Critique
+    status: Literal["queued", "used", "stale"] = "queued"
+    step: int | None = None
+    reason: str | None = None
+    seq: int
+    updated_at: str
+
+
+class CritiqueUse(Wire):
+    """`POST /v1/rollouts/{trajectory_id}/critiques/{identifier}/use`: the learner reports what became of it."""
+
+    status: Literal["used", "stale"]
+    step: int = Field(ge=0)
+    reason: str | None = None
