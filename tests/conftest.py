@@ -1,0 +1,27 @@
+"""Fixtures several test packages share: a real Redis for each worker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.redis_server import RedisServer
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL of an empty Redis that belongs to this worker alone, on a unix socket."""
+    # A socket's path has at most 107 bytes: pytest's own temporary directories can be longer.
+    folder = Path(tempfile.mkdtemp(prefix="vpd-redis-"))
+    try:
+        with RedisServer(folder, unix_socket=folder / "redis.sock") as server:
+            yield server.url
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
