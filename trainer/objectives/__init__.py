@@ -1,0 +1,1 @@
+"""Objectives: pure functions on tensors. They know no model, no rows and no settings."""

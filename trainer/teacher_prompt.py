@@ -1,0 +1,150 @@
+"""What the teacher sees: the question, a sibling's solution, feedback, and the request to solve it again.
+
+The text is put together in one pass by concatenation, so that braces or template words in untrusted feedback do
+nothing. Which context belongs to which rollout is the table of `docs/algorithm.md`; here is its code. The failed
+attempt itself is never in the prompt; the response's own token ids follow it, unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shared.protocol import Message, Trajectory
+from shared.settings import TeacherPromptSettings
+
+Render = Callable[[Sequence[Message]], list[int]]
+"""Chat messages -> prompt token ids, ending with the generation prompt."""
+
+_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the teacher knows and the student does not. `succeeded` chooses the header above the feedback."""
+
+    demonstration: str | None = None
+    feedback: str | None = None
+    succeeded: bool = False
+
+    def __bool__(self) -> bool:
+        return self.demonstration is not None or self.feedback is not None
+
+
+@dataclass(frozen=True)
+class TeacherPrompt:
+    """A rendered prompt: its last user message as text, its token ids, and characters of feedback cut to fit."""
+
+    text: str
+    token_ids: list[int]
+    feedback_chars_cut: int = 0
+
+
+def compose(
+    question: str, *, demonstration: str | None, feedback: str | None, succeeded: bool, settings: TeacherPromptSettings
+) -> str:
+    """The teacher's last user message (SDPO's shape: question, solution, feedback, closing)."""
+    parts = [question]
+    if demonstration is not None:
+        parts += [settings.demonstration_header, demonstration]
+    if feedback is not None:
+        parts += [settings.success_header if succeeded else settings.feedback_header, feedback]
+    return "".join([*parts, settings.closing])
+
+
+def build(
+    messages: Sequence[Message],
+    context: Context,
+    *,
+    settings: TeacherPromptSettings,
+    render: Render,
+    max_tokens: int,
+) -> TeacherPrompt | None:
+    """Render the teacher's prompt in at most `max_tokens` tokens.
+
+    Feedback is cut in the middle to fit, never the question or the closing. None where even without feedback there
+    is no room: such a rollout has no context.
+    """
+    limit = min(max_tokens, settings.max_tokens)
+
+    def attempt(feedback: str | None) -> TeacherPrompt:
+        text = compose(
+            messages[-1].content,
+            demonstration=context.demonstration,
+            feedback=feedback,
+            succeeded=context.succeeded,
+            settings=settings,
+        )
+        cut = len(context.feedback or "") - len(feedback or "")
+        return TeacherPrompt(text, render([*messages[:-1], Message(role="user", content=text)]), max(cut, 0))
+
+    prompt = attempt(context.feedback)
+    kept = len(context.feedback or "")
+    while len(prompt.token_ids) > limit and kept > 0:
+        kept = kept // 2 if kept > 32 else 0
+        prompt = attempt(_middle_cut(context.feedback or "", kept) if kept else None)
+    fits = len(prompt.token_ids) <= limit
+    has_context = context.demonstration is not None or kept > 0
+    return prompt if fits and has_context else None
+
+
+def m_step_context(
+    trajectory: Trajectory, siblings: Sequence[Trajectory], settings: TeacherPromptSettings, shadow: frozenset[str]
+) -> Context:
+    """The context a rollout is distilled under: the first successful sibling, else its own feedback.
+
+    A lone success has none: its own success is never its demonstration. What a person wrote is always shown.
+    """
+    demonstration = _demonstration(trajectory, siblings, settings)
+    show_all = settings.feedback == "always" or (settings.feedback != "never" and demonstration is None)
+    feedback = None
+    if settings.feedback != "never":
+        human_only = trajectory.success is True or not show_all
+        feedback = feedback_text(trajectory, shadow, human_only=human_only)
+    return Context(demonstration, feedback, succeeded=trajectory.success is True)
+
+
+def e_step_context(
+    trajectory: Trajectory, siblings: Sequence[Trajectory], settings: TeacherPromptSettings, shadow: frozenset[str]
+) -> Context:
+    """The context an outcome is scored under: a success has a sibling's demonstration, else the feedback that it
+    passed; a failure has its own feedback, else a demonstration."""
+    demonstration = _demonstration(trajectory, siblings, settings)
+    own = None if settings.feedback == "never" else feedback_text(trajectory, shadow)
+    if trajectory.success:
+        human = None if own is None else feedback_text(trajectory, shadow, human_only=True)
+        return Context(demonstration, human if demonstration is not None else own, succeeded=True)
+    return Context(None, own) if own is not None else Context(demonstration, None)
+
+
+def feedback_text(trajectory: Trajectory, shadow: frozenset[str], *, human_only: bool = False) -> str | None:
+    """The texts of all sources outside the shadow, in their order, joined by blank lines; None if there are none."""
+    texts = [
+        f.text
+        for f in trajectory.feedback
+        if f.status == "ok"
+        and f.text is not None
+        and f.text.strip()
+        and f.source.name not in shadow
+        and (f.source.kind == "human" or not human_only)
+    ]
+    return "\n\n".join(texts) or None
+
+
+def _demonstration(
+    trajectory: Trajectory, siblings: Sequence[Trajectory], settings: TeacherPromptSettings
+) -> str | None:
+    if not settings.demonstration:
+        return None
+    for sibling in siblings:
+        if sibling.success and sibling.trajectory_id != trajectory.trajectory_id:
+            text = sibling.rollout.text
+            return _THINKING.sub("", text) if settings.remove_thinking else text
+    return None
+
+
+def _middle_cut(text: str, keep: int) -> str:
+    head = (keep + 1) // 2
+    tail = keep - head
+    return text[:head] + f"\n... [{len(text) - keep} characters cut] ...\n" + (text[-tail:] if tail else "")
