@@ -17,9 +17,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
-    """Base of all settings: unknown keys are errors, defaults are checked."""
+    """Base of all settings: unknown keys, infinity and NaN are errors, defaults are checked."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class RunSettings(Strict):
