@@ -1,0 +1,30 @@
+#!/bin/sh
+# What every container of the stack runs: read the stack's key, choose the recipe, hand over to `vpd`.
+#   VPD_API_KEY_FILE  file with the bearer key, where VPD_API_KEY is not set
+#   VPD_RECIPE        recipe file; a bare name means recipes/NAME.toml
+# Neither is a setting, so neither stays in the environment: unknown VPD_ names are errors.
+set -eu
+
+if [ -z "${VPD_API_KEY:-}" ] && [ -n "${VPD_API_KEY_FILE:-}" ]; then
+    if [ ! -s "$VPD_API_KEY_FILE" ]; then
+        echo "No bearer key: $VPD_API_KEY_FILE is missing or empty. Start the 'keys' service, or set VPD_API_KEY." >&2
+        exit 2
+    fi
+    VPD_API_KEY=$(cat "$VPD_API_KEY_FILE")
+    export VPD_API_KEY
+fi
+
+recipe=${VPD_RECIPE:-}
+case $recipe in
+    '' | */* | *.toml) ;;
+    *) recipe=recipes/$recipe.toml ;;
+esac
+unset VPD_API_KEY_FILE VPD_RECIPE
+
+# An empty value in the environment means "not set" to compose and must not reach the settings.
+for name in $(env | sed -n 's/^\(VPD_[A-Z0-9_]*\)=$/\1/p'); do unset "$name"; done
+
+if [ -n "$recipe" ]; then
+    exec vpd "$@" --recipe "$recipe"
+fi
+exec vpd "$@"
