@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from shared import redis_server
 from shared.errors import QueueUnavailable, SettingsError
 from shared.redis_server import RedisServer, find_redis_server
 
@@ -41,6 +40,6 @@ def test_a_port_in_use_is_one_sentence_even_if_another_redis_answers_on_it(tmp_p
 
 def test_a_machine_without_redis_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"vpd\[local\]"):
         find_redis_server()
