@@ -1,0 +1,158 @@
+"""All feedback sources of a run: the outcome first, then everybody else, who may see it.
+
+Asking one source is `shared/feedback_source.py`, re-exported here; what a trainer does with a judgement is not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from shared.errors import SettingsError
+from shared.feedback_source import FeedbackClient, SourceStats
+from shared.protocol import Capabilities, Feedback, FeedbackItem, Sibling
+from shared.settings import FeedbackSettings
+
+__all__ = ["FeedbackClient", "FeedbackSources", "Judgement", "SourceStats"]
+
+
+@dataclass
+class Judgement:
+    """What was said about one rollout, in the order of the settings.
+
+    `feedback` may be trained on; `shadow` is what shadow sources said, to be recorded only. `outage` is a sentence
+    when the outcome is missing because its source failed: such a rollout must be judged again, or dropped.
+    """
+
+    feedback: list[Feedback] = field(default_factory=list)
+    reward: float | None = None
+    success: bool | None = None
+    shadow: list[Feedback] = field(default_factory=list)
+    outage: str | None = None
+
+
+class FeedbackSources:
+    """The sources of `settings`, each asked through its own client; `api_key` is the stack's."""
+
+    def __init__(self, settings: FeedbackSettings, *, api_key: SecretStr | None) -> None:
+        self._clients = {
+            name: FeedbackClient(name, source, api_key=api_key) for name, source in settings.sources.items()
+        }
+        self._outcome = next(c for c in self._clients.values() if _sets_reward(c) and not c.source.shadow)
+
+    @property
+    def stats(self) -> dict[str, SourceStats]:
+        """What became of the items each source was asked about so far."""
+        return {name: client.stats for name, client in self._clients.items()}
+
+    async def probe(self) -> dict[str, Capabilities]:
+        """What every source can do. Raises ServiceUnavailable naming the first that does not answer and its URL,
+        SettingsError if the source that is to set the reward gives none."""
+        found = await asyncio.gather(*(client.capabilities() for client in self._clients.values()))
+        capabilities = dict(zip(self._clients, found, strict=True))
+        outcome = self._outcome
+        if not capabilities[outcome.name].gives_reward:
+            raise SettingsError(
+                f"feedback.sources.{outcome.name} has role '{outcome.source.role}', but the source at "
+                f"{outcome.source.url} gives no reward: give the role to another, or point its url to another."
+            )
+        return capabilities
+
+    async def judge(self, run_id: str, items: Sequence[FeedbackItem]) -> dict[str, Judgement]:
+        """What all sources say about `items`, by trajectory id; trajectory ids must differ.
+
+        The outcome source is asked first. Then the others, all at once, about items that carry their outcome and
+        their siblings with theirs (items of one group are each other's siblings unless they name their own). If the
+        outcome source failed on every item, nobody else is asked. A failing source never raises.
+        """
+        unjudged = _with_siblings(items)
+        outcomes = await self._outcome.ask(run_id, unjudged)
+        judgements = {one.trajectory_id: _judgement(one) for one in outcomes}
+        said = {self._outcome.name: outcomes}
+        if not all(judgement.outage for judgement in judgements.values()):
+            said |= await self._ask_others(run_id, unjudged, _with_outcomes(unjudged, judgements))
+        for name, client in self._clients.items():
+            for one in said.get(name, []):
+                judgement = judgements[one.trajectory_id]
+                (judgement.shadow if client.source.shadow else judgement.feedback).append(one)
+        return judgements
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(client.aclose() for client in self._clients.values()))
+
+    async def _ask_others(
+        self, run_id: str, unjudged: Sequence[FeedbackItem], judged: Sequence[FeedbackItem]
+    ) -> dict[str, list[Feedback]]:
+        others = [client for client in self._clients.values() if client is not self._outcome]
+        asked = [
+            # A shadow outcome must not copy the real one.
+            client.ask(run_id, _wanted(client, judged, unjudged if _sets_reward(client) else judged))
+            for client in others
+        ]
+        return dict(zip((client.name for client in others), await asyncio.gather(*asked), strict=True))
+
+
+def _sets_reward(client: FeedbackClient) -> bool:
+    return client.source.role in ("outcome", "both")
+
+
+def _wanted(
+    client: FeedbackClient, judged: Sequence[FeedbackItem], shown: Sequence[FeedbackItem]
+) -> list[FeedbackItem]:
+    """Those of `shown` the source is to be asked about. An unknown outcome is not a failure."""
+    if client.source.when == "always":
+        return list(shown)
+    return [item for known, item in zip(judged, shown, strict=True) if known.success is False]
+
+
+def _judgement(outcome: Feedback) -> Judgement:
+    """The outcome alone. A reward of 1 is a success unless the source says otherwise; a success is a reward of 1."""
+    if outcome.status == "ok":
+        reward, success = outcome.reward, outcome.success
+        if success is None and reward is not None:
+            success = reward == 1.0
+        if reward is None and success is not None:
+            reward = float(success)
+        return Judgement(reward=reward, success=success)
+    failed = outcome.error if outcome.error is not None and outcome.error.class_ == "infra" else None
+    return Judgement(outage=failed.message if failed is not None else None)
+
+
+def _with_siblings(items: Sequence[FeedbackItem]) -> list[FeedbackItem]:
+    groups: dict[str, list[FeedbackItem]] = defaultdict(list)
+    for item in items:
+        groups[item.group_id].append(item)
+    return [
+        item if item.siblings else item.model_copy(update={"siblings": _others(item, groups[item.group_id])})
+        for item in items
+    ]
+
+
+def _others(item: FeedbackItem, group: Sequence[FeedbackItem]) -> list[Sibling]:
+    return [
+        Sibling(trajectory_id=other.trajectory_id, text=other.response.text)
+        for other in group
+        if other.trajectory_id != item.trajectory_id
+    ]
+
+
+def _with_outcomes(items: Sequence[FeedbackItem], judgements: Mapping[str, Judgement]) -> list[FeedbackItem]:
+    def fill(sibling: Sibling) -> Sibling:
+        known = judgements.get(sibling.trajectory_id)
+        return sibling if known is None else sibling.model_copy(update=_outcome(known))
+
+    return [
+        item.model_copy(
+            update={**_outcome(judgements[item.trajectory_id]), "siblings": [fill(s) for s in item.siblings]}
+        )
+        for item in items
+    ]
+
+
+def _outcome(judgement: Judgement) -> dict[str, float | bool | None]:
+    return {"reward": judgement.reward, "success": judgement.success}
