@@ -286,6 +286,8 @@ class LearnerSettings(Strict):
     """Response tokens whose logits exist at once."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
     """Steps between checkpoints; groups are acknowledged at the checkpoint."""
+    critique_window_steps: Annotated[int, Field(ge=1)] = 20
+    """Critique on a rollout of the last so many steps is trained on; older is stale."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept."""
     threads: Annotated[int, Field(ge=1)] | None = None

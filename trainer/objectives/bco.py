@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def implicit_reward(log_q: Tensor, log_prior: Tensor, beta: float) -> Tensor:
-    """beta (log q(y|x,C) - sg log pi(y|x)), [rows]; gradients flow through q alone."""
+def implicit_reward(log_q: Tensor, log_prior: Tensor, beta: float | Tensor) -> Tensor:
+    """beta (log q(y|x,C) - sg log pi(y|x)), [rows]; gradients flow through q alone. `beta` may be [rows] too."""
     return beta * (log_q - log_prior.detach())
 
 

@@ -1,0 +1,68 @@
+"""Checkpoints: one file a step, whole or not there; the newest that can be read is resumed from."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from trainer.run_directory import disk_error
+
+log = structlog.get_logger("checkpoint")
+State = dict[str, Any]
+
+
+class Checkpoints:
+    """`checkpoints/step_000010.pt` holds everything the learner needs to go on after 10 steps."""
+
+    def __init__(self, directory: Path, *, keep: int) -> None:
+        self.directory = directory
+        self.keep = keep
+
+    def save(self, step: int, state: State) -> None:
+        """Durable when it returns. Raises InfrastructureError where the disk is full or read-only."""
+        file = self._file(step)
+        temporary = file.with_suffix(".tmp")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as out:
+                torch.save({"step": step, **state}, out)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(file)
+            _sync_directory(self.directory)
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError) and "write" not in str(error):
+                raise
+            cause = error if isinstance(error, OSError) else OSError(28, "No space left on device")
+            raise disk_error(cause, file) from error
+        for old in sorted(self.directory.glob("step_*.pt"))[: -self.keep]:
+            old.unlink()
+
+    def load_newest(self) -> State | None:
+        """The newest readable checkpoint, or None; a torn or corrupt one is skipped with a warning."""
+        for file in sorted(self.directory.glob("step_*.pt"), reverse=True):
+            try:
+                state: State = torch.load(file, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+                log.warning("a checkpoint cannot be read and is skipped", file=str(file), error=str(error)[:200])
+                continue
+            return state
+        return None
+
+    def _file(self, step: int) -> Path:
+        return self.directory / f"step_{step:06d}.pt"
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

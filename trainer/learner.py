@@ -1,0 +1,314 @@
+"""The learner: queue -> batch -> algorithm -> checkpoint -> acknowledge -> publish. Blind to the algorithm.
+
+Lockstep: step k trains on the groups that policy version k made, and publishes version k + 1. A group is acknowledged
+when the checkpoint that contains its effect is durable; after a crash the learner goes back to that checkpoint, and
+the queue hands out again what came after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+import torch
+from shared.human_client import HumanClient
+from shared.inference_client import InferenceClient
+
+from shared.errors import InfrastructureError
+from shared.feedback_client import FeedbackSources
+from shared.models import resolve_model
+from shared.protocol import RolloutGroup
+from shared.settings import Settings
+from shared.trajectory_queue import TrajectoryQueue
+from trainer import curve
+from trainer.algorithms import Algorithm, Tools, make
+from trainer.batch import Batch, BatchBuilder
+from trainer.checkpoint import Checkpoints
+from trainer.critiques import Critiques
+from trainer.evaluate import Evaluator
+from trainer.optimisation import Optimizer
+from trainer.policy import Policy
+from trainer.publisher import Publisher
+from trainer.run_directory import Record, RunDirectory
+from trainer.tasks import load_tasks
+
+log = structlog.get_logger("learner")
+_TAKE_S = 1.0
+_WAITING_NOTE_S = 60.0
+
+
+def main(settings: Settings) -> int:
+    """Train to the run's last step. 0 when it is done, and after SIGTERM, which ends it after the running step."""
+    if settings.learner.threads is not None:
+        torch.set_num_threads(settings.learner.threads)
+    torch.manual_seed(settings.run.seed)
+    run = RunDirectory(settings)
+    if run.finished:
+        log.info("the run is already complete", directory=str(run.path))
+        return 0
+    asyncio.run(_main(settings, run))
+    return 0
+
+
+async def _main(settings: Settings, run: RunDirectory) -> None:
+    learner = Learner(settings, run)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, learner.request_stop)
+    try:
+        await learner.run()
+    finally:
+        await learner.aclose()
+
+
+class Learner:
+    """One run, from its newest checkpoint or from the start. Raises VPDError where it cannot go on."""
+
+    def __init__(self, settings: Settings, run: RunDirectory) -> None:
+        self.settings = settings
+        self.directory = run
+        self.stopping = False
+        self.step = 0
+        self.seconds_before = 0.0
+        self.rows_trained = 0
+        self.started = time.monotonic()
+        self.inference = InferenceClient(settings.inference, api_key=settings.api_key)
+        self.evaluator = Evaluator(settings, self.inference)
+        self.publisher = Publisher(run.path / "policy", self.inference, run.identity.run_id)
+        self.queue = TrajectoryQueue(settings.queue, run.identity.run_id, consumer="learner-0")
+        self.held: dict[int, dict[str, RolloutGroup]] = {}
+        self.unacknowledged: list[str] = []
+        self.tasks = load_tasks(settings.tasks, seed=settings.run.seed)
+        self.checkpoints = Checkpoints(run.path / "checkpoints", keep=settings.learner.keep_checkpoints)
+        self.policy = Policy(
+            resolve_model(settings.model.path),
+            settings.model,
+            settings.learner,
+            temperature=settings.rollout.temperature,
+        )
+        self.optimizer = self._new_optimizer()
+        self.algorithm: Algorithm = make(
+            settings.algorithm, Tools(self.policy, self.optimizer, new_optimizer=self._new_optimizer)
+        )
+        self.batches = BatchBuilder(
+            settings.teacher_prompt,
+            render=self.policy.render,
+            max_context=self.policy.max_context,
+            seed=settings.run.seed,
+            shadow=frozenset(name for name, s in settings.feedback.sources.items() if s.shadow),
+        )
+        self.critiques = Critiques(None, run.identity.run_id, "human", window_steps=1)
+
+    def _new_optimizer(self) -> Optimizer:
+        return Optimizer(
+            self.policy,
+            self.settings.optimizer,
+            learning_rate=self.settings.algorithm.learning_rate,
+            total_steps=self.settings.run.steps,
+        )
+
+    def request_stop(self) -> None:
+        """Finish the running step, write a checkpoint, and return from `run`."""
+        log.info("stopping after this step")
+        self.stopping = True
+
+    async def aclose(self) -> None:
+        self.queue.close()
+        if self.critiques.client is not None:
+            await self.critiques.client.aclose()
+        await self.evaluator.aclose()
+        await self.inference.aclose()
+
+    async def run(self) -> None:
+        steps = self.settings.run.steps
+        await self.inference.wait_ready(timeout_s=self.settings.inference.timeout_s)
+        await self._find_human_source()
+        self._restore()
+        await self.publisher.publish(self.policy, self.step)
+        if self.step == 0:
+            await self._evaluate(self.settings.evaluation.final_tasks)
+        while self.step < steps and not self.stopping:
+            groups = await self._groups_of_step()
+            if groups is None:
+                break
+            await self._learn(groups)
+        if self.step == steps:
+            await self._finish()
+        else:
+            self._checkpoint()
+            log.info("stopped; starting the run again resumes it", step=self.step)
+
+    async def _groups_of_step(self) -> list[RolloutGroup] | None:
+        """All groups of this step, in the order of their prompts; None if asked to stop while waiting."""
+        wanted = self.settings.rollout.prompts_per_step
+        waiting_since = time.monotonic()
+        while len(self.held.get(self.step, {})) < wanted:
+            if self.stopping:
+                return None
+            for group in await asyncio.to_thread(self.queue.take, wanted, timeout_s=_TAKE_S):
+                self._hold(group)
+            if time.monotonic() - waiting_since > _WAITING_NOTE_S:
+                waiting_since = time.monotonic()
+                have = len(self.held.get(self.step, {}))
+                log.warning("waiting for rollouts; is the collector up?", step=self.step, have=have, wanted=wanted)
+        groups = self.held.pop(self.step)
+        return [groups[group_id] for group_id in sorted(groups)]
+
+    def _hold(self, group: RolloutGroup) -> None:
+        if group.step < self.step:
+            # Its effect is in the checkpoint already: the crash came between checkpoint and acknowledgement.
+            self.queue.ack([group.group_id])
+        elif group.policy_version != group.step:
+            self.queue.dead_letter(group.group_id, f"made by version {group.policy_version}, not {group.step}")
+            log.warning("a group is not on-policy and is set aside", group=group.group_id)
+        else:
+            self.held.setdefault(group.step, {})[group.group_id] = group
+
+    async def _learn(self, groups: Sequence[RolloutGroup]) -> None:
+        started = time.monotonic()
+        joined = await self.critiques.join(self.step, groups)
+        batch = self.batches.build(self.step, joined.groups, joined.late)
+        metrics = self.algorithm.train_step(batch)
+        self.directory.write_trajectories(batch)
+        await self.critiques.report(batch)
+        self.rows_trained += int(metrics.get("rows_trained", 0)) + int(metrics.get("e_step/rows", 0))
+        self.unacknowledged += [g.group_id for g in groups]
+        self.step += 1
+        publishing = time.monotonic()
+        if self.step % self.settings.learner.checkpoint_every == 0 or self.step == self.settings.run.steps:
+            self._checkpoint()
+        await self.publisher.publish(self.policy, self.step)
+        metrics["seconds/publish"] = time.monotonic() - publishing
+        metrics["seconds/learn"] = publishing - started
+        self._record_step(batch, groups, metrics)
+        if self.step % self.settings.evaluation.every == 0 and self.step < self.settings.run.steps:
+            await self._evaluate(self.settings.evaluation.tasks)
+
+    def _record_step(self, batch: Batch, groups: Sequence[RolloutGroup], metrics: dict[str, float]) -> None:
+        wall_s = self.seconds_before + time.monotonic() - self.started
+        rewards = [r.trajectory.reward for r in batch.fresh if r.trajectory.reward is not None]
+        successes = [r.success for r in batch.fresh if r.success is not None]
+        tokens = sum(len(r.response_ids) for r in batch.fresh)
+        timings = groups[0].timings_s
+        step_s = metrics["seconds/learn"] + metrics["seconds/publish"] + sum(timings.values())
+        depth = self.queue.depth()
+        record: Record = {
+            "kind": "step",
+            "step": batch.step,
+            "steps": self.settings.run.steps,
+            "wall_s": wall_s,
+            "eta_s": wall_s / self.step * (self.settings.run.steps - self.step),
+            "reward_mean": sum(rewards) / len(rewards) if rewards else None,
+            "success_rate": sum(successes) / len(successes) if successes else None,
+            "rows": len(batch.fresh),
+            "rows_late": len(batch.rows) - len(batch.fresh),
+            "rows_without_outcome": len(batch.fresh) - len(successes),
+            "tokens": tokens,
+            "tokens_per_s": tokens / step_s if step_s > 0 else 0.0,
+            "queue/waiting": depth.waiting,
+            "queue/pending": depth.pending,
+            "seconds/step": step_s,
+            **{f"seconds/{phase}": seconds for phase, seconds in timings.items()},
+        }
+        self.directory.record(record | metrics)
+        if not metrics.get("rows_trained") and not metrics.get("e_step/rows"):
+            log.warning("nothing to train on: no rollout of this step had an outcome or a text to learn from")
+
+    async def _evaluate(self, tasks: int) -> Record:
+        evaluation = await self.evaluator.evaluate(self.tasks.held_out(tasks), version=self.step)
+        record: Record = {
+            "kind": "evaluation",
+            "step": self.step,
+            "student_accuracy": evaluation.student_accuracy,
+            "teacher_accuracy": evaluation.teacher_accuracy,
+            "tasks": evaluation.tasks,
+            "unjudged": evaluation.unjudged,
+        }
+        self.directory.record(record)
+        log.info("held-out", **record)
+        return record
+
+    async def _find_human_source(self) -> None:
+        """The source whose kind is human, if there is one that answers: late critique is read there."""
+        sources = FeedbackSources(self.settings.feedback, api_key=self.settings.api_key)
+        try:
+            for name, capabilities in (await sources.probe()).items():
+                if capabilities.kind == "human":
+                    source = self.settings.feedback.sources[name]
+                    client = HumanClient(source.url, source.api_key or self.settings.api_key)
+                    window = self.settings.learner.critique_window_steps
+                    run_id = self.directory.identity.run_id
+                    self.critiques = Critiques(client, run_id, name, window_steps=window)
+        finally:
+            await sources.aclose()
+
+    def _checkpoint(self) -> None:
+        """Durable first, acknowledged second."""
+        self.checkpoints.save(
+            self.step,
+            {
+                "policy": self.policy.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "algorithm": self.algorithm.state_dict(),
+                "critiques": self.critiques.state_dict(),
+                "rng": torch.get_rng_state(),
+                "wall_s": self.seconds_before + time.monotonic() - self.started,
+                "rows_trained": self.rows_trained,
+            },
+        )
+        self.queue.ack(self.unacknowledged)
+        self.unacknowledged = []
+
+    def _restore(self) -> None:
+        state: dict[str, Any] | None = self.checkpoints.load_newest()
+        if state is not None:
+            self.step = state["step"]
+            self.policy.network.load_state_dict(state["policy"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.algorithm.load_state_dict(state["algorithm"])
+            self.critiques.load_state_dict(state["critiques"])
+            torch.set_rng_state(state["rng"])
+            self.seconds_before = state["wall_s"]
+            self.rows_trained = state["rows_trained"]
+            log.info("resumed", step=self.step)
+        self.directory.forget_after(self.step)
+
+    async def _finish(self) -> None:
+        final = await self._evaluate(self.settings.evaluation.final_tasks)
+        records = self.directory.records()
+        before = next((r for r in records if r["kind"] == "evaluation" and r["step"] == 0), final)
+        notes = []
+        if self.rows_trained == 0:
+            notes.append(
+                "Trained on nothing: no rollout had an outcome or a text to learn from. "
+                "Every feedback source abstained or failed."
+            )
+        summary: Record = {
+            "algorithm": self.settings.algorithm.name,
+            "seed": self.settings.run.seed,
+            "steps": self.step,
+            "rollouts": self.step * self.settings.rollout.prompts_per_step * self.settings.rollout.samples_per_prompt,
+            "accuracy_before": before["student_accuracy"],
+            "accuracy_after": final["student_accuracy"],
+            "teacher_accuracy_before": before["teacher_accuracy"],
+            "teacher_accuracy_after": final["teacher_accuracy"],
+            "wall_s": self.seconds_before + time.monotonic() - self.started,
+            "rows_trained": self.rows_trained,
+            "held_out_tasks": final["tasks"],
+            "notes": notes,
+        }
+        path = self.directory.path
+        try:
+            self.policy.save(path / "model", tokenizer=True)
+            curve.draw(
+                records, path / "curve.png", title=f"{path.name}: {summary['algorithm']}, seed {summary['seed']}"
+            )
+        except OSError as error:
+            raise InfrastructureError(f"The result in {path} cannot be written: {error.strerror or error}.") from error
+        self.directory.write_summary(summary)
+        for note in notes:
+            log.warning(note)
+        log.info("done", **{k: v for k, v in summary.items() if k != "notes"})

@@ -1,0 +1,61 @@
+"""AdamW with the run's schedule: linear warm-up, then linear decay, gradients scaled to a norm."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.settings import OptimizerSettings
+from trainer.policy import Policy
+
+
+class Optimizer:
+    """The weights of one policy and AdamW moments for them."""
+
+    def __init__(self, policy: Policy, settings: OptimizerSettings, *, learning_rate: float, total_steps: int) -> None:
+        self.policy = policy
+        self.settings = settings
+        self.peak = learning_rate
+        self.total_steps = total_steps
+        self.adamw = torch.optim.AdamW(
+            policy.network.parameters(),
+            lr=learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+        )
+
+    def learning_rate(self, step: int, *, share: float = 1.0) -> float:
+        """The rate at training step `step` (0-based): up to the peak over the warm-up, then down to its final share."""
+        warmup = self.settings.warmup_steps
+        if step < warmup:
+            return share * self.peak * (step + 1) / warmup
+        progress = (step - warmup) / max(self.total_steps - 1 - warmup, 1)
+        return share * self.peak * (1 - (1 - self.settings.final_share) * min(progress, 1.0))
+
+    @contextlib.contextmanager
+    def gradient_step(self, step: int, metrics: dict[str, float], prefix: str, *, share: float = 1.0) -> Iterator[None]:
+        """Gradients accumulated inside become one update at the end.
+
+        Records the norm before scaling; a norm that is not finite skips the update and is counted.
+        """
+        self.adamw.zero_grad(set_to_none=True)
+        yield
+        norm: Tensor = torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.settings.max_grad_norm)
+        metrics[f"{prefix}/grad_norm"] = float(norm)
+        finite = bool(torch.isfinite(norm))
+        metrics[f"{prefix}/skipped_updates"] = 0.0 if finite else 1.0
+        if finite:
+            for group in self.adamw.param_groups:
+                group["lr"] = self.learning_rate(step, share=share)
+            self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.adamw.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.adamw.load_state_dict(state)

@@ -1,0 +1,195 @@
+"""The policy network: loading, scoring response tokens, saving. No objective and no optimizer lives here.
+
+Logits are never built for a whole batch: `Scores` keeps hidden states and makes the logits of a slice of response
+tokens when asked, so that memory is bounded by `chunk_tokens` x vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from shared.errors import DataError
+from shared.protocol import Message
+from shared.settings import LearnerSettings, ModelSettings
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Prompts and the responses to score after them; one entry a row."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, part: slice) -> Sequences:
+        return Sequences(self.prompts[part], self.responses[part])
+
+
+@dataclass
+class Scores:
+    """Hidden states at the positions that predict each response token; rows concatenated.
+
+    `hidden` [tokens, width]; `ids` int64 [tokens], the response tokens; `row` int64 [tokens], their row's index.
+    """
+
+    head: Callable[[Tensor], Tensor]
+    hidden: Tensor
+    ids: Tensor
+    row: Tensor
+    rows: int
+
+    def logits(self, part: slice) -> Tensor:
+        """float32 logits [tokens of the slice, vocabulary], divided by the sampling temperature."""
+        return self.head(self.hidden[part])
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """Sum of token values [tokens] within each row, [rows]."""
+        return torch.zeros(self.rows, dtype=values.dtype, device=values.device).index_add(0, self.row, values)
+
+
+class Policy:
+    """A causal language model with its tokenizer.
+
+    Raises DataError where no model can be loaded from the path.
+    """
+
+    def __init__(self, path: str | Path, model: ModelSettings, learner: LearnerSettings, *, temperature: float) -> None:
+        self.device = torch.device(_device(model.device))
+        try:
+            network: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"no model could be loaded from model.path '{path}': {first}. Point model.path to a Hugging Face "
+                "model directory, a hub id, or builtin:renamed_library.",
+                field="model.path",
+            ) from error
+        self.network = network.to(self.device).eval()
+        self.autocast = model.dtype == "bfloat16"
+        self.temperature = temperature
+        self.microbatch_tokens = learner.microbatch_tokens
+        self.chunk_tokens = learner.chunk_tokens
+
+    @property
+    def max_context(self) -> int:
+        """Prompt and response tokens the network has positions for."""
+        config: Any = self.network.config
+        return int(config.max_position_embeddings)
+
+    def twin(self) -> Policy:
+        """A copy with frozen weights of its own and the same tokenizer."""
+        other = copy.copy(self)
+        other.network = copy.deepcopy(self.network).requires_grad_(False)
+        return other
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Chat messages -> prompt token ids with the generation prompt, thinking off."""
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            [m.model_dump() for m in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            enable_thinking=False,
+        )
+        return ids
+
+    def score(self, sequences: Sequences) -> Scores:
+        """One forward pass; gradients flow if they are enabled and the weights are trainable."""
+        lengths = [len(p) + len(r) for p, r in zip(sequences.prompts, sequences.responses, strict=True)]
+        width = max(lengths)
+        ids = torch.zeros(len(sequences), width, dtype=torch.long)
+        mask = torch.zeros(len(sequences), width, dtype=torch.long)
+        positions: list[int] = []
+        row: list[int] = []
+        for i, (prompt, response) in enumerate(zip(sequences.prompts, sequences.responses, strict=True)):
+            ids[i, : lengths[i]] = torch.tensor(prompt + response)
+            mask[i, : lengths[i]] = 1
+            positions += range(i * width + len(prompt) - 1, i * width + lengths[i] - 1)
+            row += [i] * len(response)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        network: Any = self.network
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            hidden = network.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        flat = torch.tensor(positions, device=self.device)
+        return Scores(
+            head=self._head,
+            hidden=hidden.reshape(-1, hidden.shape[-1])[flat],
+            ids=ids.reshape(-1)[flat + 1],
+            row=torch.tensor(row, device=self.device),
+            rows=len(sequences),
+        )
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        network: Any = self.network
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            logits: Tensor = network.get_output_embeddings()(hidden)
+        return logits.float() / self.temperature
+
+    def token_logprobs(self, scores: Scores) -> Tensor:
+        """log pi of each response token, float32 [tokens]."""
+
+        def chunk(part: slice) -> Tensor:
+            return log_softmax(scores.logits(part), -1).gather(-1, scores.ids[part, None])[:, 0]
+
+        return over_chunks(chunk, len(scores.ids), self.chunk_tokens)
+
+    @torch.no_grad()
+    def response_logprobs(self, sequences: Sequences) -> Tensor:
+        """Sum of log pi over each response, without gradients, float32 [rows]."""
+        parts = []
+        for span in self.spans(sequences):
+            scores = self.score(sequences[span])
+            parts.append(scores.per_row(self.token_logprobs(scores)))
+        return torch.cat(parts)
+
+    def spans(self, *aligned: Sequences) -> Iterator[slice]:
+        """Slices of rows such that each of the aligned sequences fits in `microbatch_tokens` when padded."""
+        start, width = 0, 0
+        for i in range(len(aligned[0])):
+            length = max(len(s.prompts[i]) + len(s.responses[i]) for s in aligned)
+            if i > start and max(width, length) * (i - start + 1) > self.microbatch_tokens:
+                yield slice(start, i)
+                start, width = i, 0
+            width = max(width, length)
+        if start < len(aligned[0]):
+            yield slice(start, len(aligned[0]))
+
+    def save(self, directory: Path, *, tokenizer: bool = False) -> None:
+        """Write the weights (float32 safetensors) and configuration in Hugging Face format."""
+        network: Any = self.network
+        network.save_pretrained(directory)
+        if tokenizer:
+            self.tokenizer.save_pretrained(directory)
+
+
+def over_chunks(function: Callable[[slice], Tensor], length: int, chunk: int) -> Tensor:
+    """Concatenate function(slice) over slices of `length`; logits are recomputed in the backward pass, not kept."""
+    parts = []
+    for start in range(0, length, chunk):
+        part = slice(start, min(start + chunk, length))
+        if length <= chunk or not torch.is_grad_enabled():
+            parts.append(function(part))
+        else:
+            parts.append(checkpoint(function, part, use_reentrant=False))
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DataError("model.device is 'cuda' but torch sees no GPU; set model.device=cpu", field="model.device")
+    return wanted

@@ -1,0 +1,177 @@
+"""A run's files: `runs/<name>/`. The learner alone writes here; people and the `vpd` command read.
+
+run.json          identity of the run         metrics.jsonl      a line a step and an evaluation
+settings.json     resolved settings           trajectories/      step_000012.jsonl, readable
+checkpoints/      to resume from              policy/            versions published to inference
+summary.json      written when it is done     model/, curve.png  the result
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from shared.errors import InfrastructureError, SettingsError
+from shared.protocol import Feedback
+from shared.settings import Settings
+from trainer.batch import Batch, Row
+
+Record = dict[str, Any]
+_SAME_RUN = ("model", "tasks", "rollout", "algorithm", "optimizer", "teacher_prompt")
+
+
+class RunIdentity(BaseModel):
+    """run.json."""
+
+    run_id: str
+    name: str
+    seed: int
+    algorithm: str
+
+
+class RunDirectory:
+    """Opens a run: a new one, or one to go on with.
+
+    Raises SettingsError where the directory holds a run of other settings, InfrastructureError where it cannot be
+    written (a full disk, a read-only file system).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.path = Path(settings.run.dir) / settings.run.name
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.identity = self._identity(settings)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    def _identity(self, settings: Settings) -> RunIdentity:
+        file = self.path / "run.json"
+        resolved = settings.model_dump(mode="json")
+        if file.exists():
+            self._check_same(settings.run.name, resolved)
+            return RunIdentity.model_validate_json(file.read_text())
+        identity = RunIdentity(
+            run_id=f"{settings.run.name}-{secrets.token_hex(3)}",
+            name=settings.run.name,
+            seed=settings.run.seed,
+            algorithm=settings.algorithm.name,
+        )
+        write_atomically(self.path / "settings.json", json.dumps(resolved, indent=2))
+        write_atomically(file, identity.model_dump_json(indent=2))
+        return identity
+
+    def _check_same(self, name: str, resolved: Record) -> None:
+        before = json.loads((self.path / "settings.json").read_text())
+        changed = [key for key in _SAME_RUN if before.get(key) != resolved[key]]
+        changed += ["run.seed"] if before["run"]["seed"] != resolved["run"]["seed"] else []
+        if changed:
+            raise SettingsError(
+                f"{self.path} holds a run with other settings ({', '.join(changed)} differ). "
+                f"Resume it with its own settings, choose another name (--set run.name=...), or start over (--fresh)."
+            )
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "summary.json").exists()
+
+    def record(self, record: Record) -> None:
+        """Append a line to metrics.jsonl."""
+        self._append(self.path / "metrics.jsonl", json.dumps(record))
+
+    def records(self) -> list[Record]:
+        """What metrics.jsonl holds; a torn last line is left out."""
+        return read_jsonl(self.path / "metrics.jsonl")
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was recorded at or after training step `step`: it will be done again from the checkpoint."""
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            # An evaluation at `step` belongs to the policy before that step and stands.
+            kept = [r for r in self.records() if r["step"] < step + (r["kind"] == "evaluation")]
+            write_atomically(file, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def write_trajectories(self, batch: Batch) -> None:
+        """trajectories/step_N.jsonl: what was asked, answered, said about it, and what the teacher saw."""
+        directory = self.path / "trajectories"
+        lines = [json.dumps(_readable(row, batch.step), ensure_ascii=False) + "\n" for row in batch.rows]
+        try:
+            directory.mkdir(exist_ok=True)
+            write_atomically(directory / f"step_{batch.step:06d}.jsonl", "".join(lines))
+        except OSError as error:
+            raise disk_error(error, directory) from error
+
+    def write_summary(self, summary: Record) -> None:
+        try:
+            write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    def _append(self, file: Path, line: str) -> None:
+        try:
+            with file.open("a", encoding="utf-8") as out:
+                out.write(line + "\n")
+        except OSError as error:
+            raise disk_error(error, file) from error
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write beside, sync, rename: a reader sees the old file or the new one, never a part."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(file)
+
+
+def read_jsonl(file: Path) -> list[Record]:
+    """Records of a JSONL file; a torn last line is left out."""
+    records = []
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+def disk_error(error: OSError, path: Path) -> InfrastructureError:
+    """One sentence for a disk that cannot be written."""
+    return InfrastructureError(
+        f"{path} cannot be written: {error.strerror or error}. Free some space or choose another run.dir; "
+        "the run resumes from its last checkpoint."
+    )
+
+
+def _readable(row: Row, step: int) -> Record:
+    trajectory = row.trajectory
+    return {
+        "trajectory_id": trajectory.trajectory_id,
+        "group_id": row.group.group_id,
+        "task_id": row.group.task.id,
+        "step": step,
+        "late": row.late,
+        "policy_version": row.group.policy_version,
+        "prompt": [m.model_dump() for m in row.group.task.messages],
+        "response": trajectory.rollout.text,
+        "finish_reason": trajectory.rollout.finish_reason,
+        "tokens": len(trajectory.rollout.token_ids),
+        "reward": trajectory.reward,
+        "success": trajectory.success,
+        "feedback": [_said(f) for f in trajectory.feedback],
+        "m_step_teacher_prompt": row.m_prompt.text if row.m_prompt else None,
+        "e_step_teacher_prompt": row.e_prompt.text if row.e_prompt else None,
+        "feedback_chars_cut": row.m_prompt.feedback_chars_cut if row.m_prompt else 0,
+    }
+
+
+def _said(feedback: Feedback) -> Record:
+    kept: Iterable[str] = ("feedback_id", "status", "reward", "success", "text", "source", "error", "latency_ms")
+    return {k: v for k, v in feedback.model_dump(mode="json").items() if k in kept and v is not None}
