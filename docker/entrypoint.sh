@@ -1,5 +1,5 @@
 #!/bin/sh
-# What every container of the stack runs: read the stack's key, choose the recipe, hand over to `vpd`.
+# What every container of the stack runs: read the stack's key, choose the recipe and the threads, start `vpd`.
 #   VPD_API_KEY_FILE  file with the bearer key, where VPD_API_KEY is not set
 #   VPD_RECIPE        recipe file; a bare name means recipes/NAME.toml
 # Neither is a setting, so neither stays in the environment: unknown VPD_ names are errors.
@@ -21,8 +21,12 @@ case $recipe in
 esac
 unset VPD_API_KEY_FILE VPD_RECIPE
 
-# An empty value in the environment means "not set" to compose and must not reach the settings.
-for name in $(env | sed -n 's/^\(VPD_[A-Z0-9_]*\)=$/\1/p'); do unset "$name"; done
+# Inference and learner share the cores, as under `vpd up`.
+if [ -z "${OMP_NUM_THREADS:-}" ]; then
+    cores=$(nproc)
+    OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1))
+    export OMP_NUM_THREADS
+fi
 
 if [ -n "$recipe" ]; then
     exec vpd "$@" --recipe "$recipe"

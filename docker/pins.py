@@ -1,4 +1,4 @@
-"""Print the pins in ./pyproject.toml, one a line: `core` for every process, `build` for the backend, or an extra's name.
+"""Print pins of ./pyproject.toml, one a line: `core` for every process, `build` for the backend, or an extra's name.
 
 Runs in image builds, where the project is not yet installed: it needs nothing but the standard library.
 """

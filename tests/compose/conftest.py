@@ -1,0 +1,67 @@
+"""One stack for the compose tests: built, started with a short run, taken down with its volumes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from compose_stack import ROOT, CommandFailed, Stack, require_engine
+
+OVERRIDE = """
+services:
+  collector: &short
+    environment: &run
+      VPD_RUN__STEPS: ${VPD_RUN__STEPS}
+      VPD_EVALUATION__EVERY: 1000
+      VPD_EVALUATION__FINAL_TASKS: ${FINAL_TASKS}
+  learner: *short
+  other-source:
+    extends: {file: ROOT/docker-compose.yml, service: code-feedback}
+"""
+STEPS = 24
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack of docker-compose.yml with every service healthy and a run of `STEPS` steps on its way."""
+    require_engine()
+    _offer_torch_wheel()
+    override = tmp_path_factory.mktemp("compose") / "override.yml"
+    override.write_text(OVERRIDE.replace("ROOT", str(ROOT)), encoding="utf-8")
+    environment = {
+        "VPD_RUN__STEPS": str(STEPS),
+        "FINAL_TASKS": "150",
+        # Port 0 lets the engine choose, so that the tests do not meet a stack that is in use.
+        "INFERENCE_PORT": "0",
+        "CRITIC_FEEDBACK_PORT": "0",
+        "HUMAN_FEEDBACK_PORT": "0",
+    }
+    started = Stack(f"vpd-test-{secrets.token_hex(4)}", [override], environment)
+    try:
+        try:
+            started.up("collector", "learner")
+        except CommandFailed as failure:
+            logs = started.compose("logs", "--no-color", "--tail", "20")
+            raise CommandFailed(f"{failure}\n{logs}") from None
+        yield started
+    finally:
+        started.down()
+
+
+def _offer_torch_wheel() -> None:
+    """Where this environment runs a CPU build of torch, put its wheel where image builds look first.
+
+    Machines that do not reach torch's own index get it from the mirror that pip is set up with; elsewhere this
+    finds nothing and the build asks the index.
+    """
+    wheels = ROOT / "docker" / "wheels"
+    version = importlib.metadata.version("torch")
+    if not version.endswith("+cpu") or list(wheels.glob("torch-*.whl")):
+        return
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels)]
+    subprocess.run([*pip, f"torch=={version}"], capture_output=True, timeout=600, check=False, cwd=Path(ROOT))
