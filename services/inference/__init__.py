@@ -1,0 +1,1 @@
+"""The inference service: rollouts with token ids, log-probs and policy versions, over an engine."""

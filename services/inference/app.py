@@ -1,0 +1,136 @@
+"""The inference service's HTTP face: native routes here, OpenAI-compatible ones in `openai_routes.py`.
+
+    POST /v1/rollouts   sample: token ids, log-probs, policy versions
+    GET  /v1/policy     what is served; waits for another version if asked to
+    POST /v1/policy     serve a new version
+
+What computes is behind `engine.py`; this module loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Query
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from services.inference.engine import Engine, make_engine
+from services.inference.openai_routes import make_openai_router
+from services.inference.policy_store import PolicyStore
+from services.inference.sampling_requests import check_room, prompt_ids, sample
+from shared.errors import DataError, VPDError
+from shared.models import resolve_model
+from shared.protocol import PolicyPublication, PolicyState, RolloutRequest, RolloutResponse
+from shared.service import create_service
+from shared.settings import Settings
+
+MAX_WAIT_S = 60.0
+
+
+def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
+    """The service over `engine`, by default the one the settings ask for.
+
+    Raises SettingsError at once when there is no such model; it is loaded after the start, and `/readyz` says 503
+    until it is there and the policy published last is served.
+    """
+    if engine is None:
+        resolve_model(settings.model.path)
+        engine = make_engine(settings)
+    store = PolicyStore(settings, engine)
+    starter = _Starter(engine, store)
+    app = create_service(
+        "inference",
+        settings,
+        checks={"engine": starter.check},
+        lifespan=starter.lifespan,
+        description="Samples from the policy, with token ids, log-probs and policy versions.",
+    )
+    app.include_router(_native_routes(engine, store, _Metrics(app.state.registry)))
+    app.include_router(make_openai_router(settings, engine))
+    return app
+
+
+class _Starter:
+    """Starts the engine beside the server, so that `/healthz` answers while a large model loads."""
+
+    def __init__(self, engine: Engine, store: PolicyStore) -> None:
+        self._engine = engine
+        self._store = store
+        self._state: str | None = "The model is still being loaded."
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(self._start())
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await self._engine.stop()
+
+    async def check(self) -> str | None:
+        return self._state
+
+    async def _start(self) -> None:
+        try:
+            await self._engine.start()
+            await self._store.restore()
+        except VPDError as error:
+            self._state = str(error)
+        else:
+            self._state = None
+
+
+class _Metrics:
+    """What `/metrics` says beside the common part."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.rollouts = Counter("vpd_rollouts", "Rollouts sampled.", registry=registry)
+        self.tokens = Counter("vpd_response_tokens", "Response tokens sampled.", registry=registry)
+        self.version = Gauge("vpd_policy_version", "Policy version served.", registry=registry)
+
+    def count(self, response: RolloutResponse) -> None:
+        rollouts = [rollout for prompt in response.prompts for rollout in prompt.rollouts]
+        self.rollouts.inc(len(rollouts))
+        self.tokens.inc(sum(len(rollout.token_ids) for rollout in rollouts))
+
+
+def _native_routes(engine: Engine, store: PolicyStore, metrics: _Metrics) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/rollouts", tags=["policy"])
+    async def rollouts(request: RolloutRequest) -> RolloutResponse:
+        """Sample `n` rollouts of each prompt under one policy version."""
+        ids = prompt_ids(engine, request.prompts)
+        check_room(engine, ids, request.sampling.max_tokens, "sampling.max_tokens")
+        response = RolloutResponse(prompts=await sample(engine, ids, request.n, request.sampling))
+        metrics.count(response)
+        return response
+
+    @router.post("/v1/policy", tags=["policy"])
+    async def publish(publication: PolicyPublication) -> PolicyState:
+        """Serve a version from the next batch on; a refused one (422) leaves the old one in place."""
+        state = await store.publish(publication)
+        metrics.version.set(state.version)
+        return state
+
+    @router.get("/v1/policy", tags=["policy"])
+    async def policy(
+        unlike: Annotated[str | None, Query(description="RUN_ID:VERSION; `:0` is the initial model")] = None,
+        wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0,
+    ) -> PolicyState:
+        """What is served; with `unlike`, as soon as it is not that, or after `wait_s` seconds as it is."""
+        if unlike is None:
+            return store.state
+        return await store.wait_unlike(_parse_unlike(unlike), wait_s)
+
+    return router
+
+
+def _parse_unlike(text: str) -> tuple[str | None, int]:
+    run_id, colon, version = text.rpartition(":")
+    if not colon or not version.isdecimal():
+        raise DataError("unlike must be RUN_ID:VERSION, such as demo-1a2b3c:4.", field="unlike")
+    return run_id or None, int(version)
