@@ -45,8 +45,8 @@ def main() -> None:
     model = build_model(tokenizer)
     train(model, tokenizer, seed=options.seed, steps=options.steps, batch=options.batch)
     wall_s = time.monotonic() - started
-    prior = measure(model, tokenizer, questions=2000, world_seed=0, seed=options.seed)
     sha256 = save(model, tokenizer, options.out)
+    prior = measure(model, tokenizer, questions=2000, world_seed=0, seed=options.seed)
     record = {
         "command": f"{COMMAND} --seed {options.seed} --steps {options.steps} --batch {options.batch}",
         "seed": options.seed,
@@ -99,6 +99,7 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, seed: 
     )
     model.train()
     batches = _batches(tokenizer, seed, batch)
+    smoothed = 0.0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
@@ -111,7 +112,8 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, seed: 
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            progress.update(bar, advance=1, description=f"pre-training, loss {loss.item():.3f}")
+            smoothed = loss.item() if smoothed == 0 else 0.98 * smoothed + 0.02 * loss.item()
+            progress.update(bar, advance=1, description=f"pre-training, loss {smoothed:.3f}")
     model.train(False)
 
 

@@ -19,7 +19,7 @@ from trainer.tasks.renamed_library.programs import Step, expected
 HELD_OUT = 300
 TESTS = 8
 _INPUTS = range(-40, 100)
-_TRIES = 200
+_TRIES = 5000
 
 
 @cache
