@@ -1,0 +1,69 @@
+"""`vpd config check`: can a run with these settings start on this machine? Looks, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.claim import require_space
+from cli.stack import SERVICES, port_is_free
+from shared.errors import VPDError
+from shared.redis_server import find_redis_server
+from shared.settings import Settings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at, and what was found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def findings(settings: Settings, base_port: int) -> Iterator[Finding]:
+    """Model, tasks, sandbox, Redis, ports, disk: each with a sentence."""
+    for name, look in (
+        ("model", lambda: _model(settings)),
+        ("tasks", lambda: _tasks(settings)),
+        ("redis", lambda: str(find_redis_server())),
+        ("ports", lambda: _ports(settings, base_port)),
+        ("disk", lambda: _disk(settings)),
+    ):
+        yield _finding(name, look)
+
+
+def _finding(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, look())
+    except VPDError as error:
+        return Finding(name, False, str(error))
+
+
+def _model(settings: Settings) -> str:
+    from trainer.tasks import resolve_model
+
+    return str(resolve_model(settings.model.path))
+
+
+def _tasks(settings: Settings) -> str:
+    from trainer.tasks import load_tasks
+
+    tasks = load_tasks(settings.tasks, seed=settings.run.seed)
+    tasks.training(0, 1)
+    return f"{settings.tasks.source}, {len(tasks.held_out(settings.evaluation.final_tasks))} held out"
+
+
+def _ports(settings: Settings, base_port: int) -> str:
+    taken = [base_port + i for i in range(len(SERVICES)) if not port_is_free(settings.service.host, base_port + i)]
+    if taken:
+        raise VPDError(f"In use: {', '.join(map(str, taken))}; choose others with --base-port.")
+    return f"{base_port} to {base_port + len(SERVICES) - 1} are free"
+
+
+def _disk(settings: Settings) -> str:
+    folder = Path(settings.run.dir)
+    require_space(folder)
+    return f"enough space for {folder}"
+

@@ -1,0 +1,39 @@
+"""`vpd test` and `vpd lint`: the project's own checks, run from the project's root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shared.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test(arguments: Sequence[str], *, e2e: bool, compose: bool) -> int:
+    """Run pytest: the default suite on all cores, or the marked suites one test at a time. Returns its exit code."""
+    _require_checkout()
+    marks = [mark for mark, asked in (("e2e", e2e), ("compose", compose)) if asked]
+    chosen = ["-m", " or ".join(marks)] if marks else ["-m", "not e2e and not compose", "-n", str(_cores())]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    return subprocess.call([sys.executable, "-m", "pytest", *chosen, *arguments], cwd=ROOT, env=environment)
+
+
+def lint() -> int:
+    """Run ruff's linter, ruff's formatter and mypy; returns 0 if all are content."""
+    _require_checkout()
+    tools = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
+    codes = [subprocess.call([sys.executable, "-m", *tool], cwd=ROOT) for tool in tools]
+    return max(codes)
+
+
+def _require_checkout() -> None:
+    if not (ROOT / "tests").is_dir():
+        raise SettingsError("Tests and lint need a checkout of the project; this is an installed package.")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

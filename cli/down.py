@@ -1,0 +1,91 @@
+"""`vpd status` and `vpd down`: the stacks that `vpd up` noted below a runs folder, and stopping them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+
+from cli.claim import Claim, Stack, stacks_below, start_time
+from shared.errors import SettingsError, VPDError
+
+_SUPERVISOR_S = 60.0
+_PROCESS_S = 10.0
+_POLL_S = 0.1
+
+
+def status_lines(runs: Path) -> list[str]:
+    """One paragraph per stack: where it is, which processes run, whether its services are ready."""
+    lines: list[str] = []
+    with httpx.Client(timeout=2.0, trust_env=False) as client:
+        for path, stack in stacks_below(runs).items():
+            alive = stack.alive()
+            how = "a run goes on" if stack.supervised() else "kept up after its run"
+            lines.append(f"{path}: {how}")
+            for name in stack.pids:
+                pid = f"process {alive[name]}" if name in alive else "gone"
+                url = stack.services.get(name)
+                ready = f", {url} {_readiness(client, url)}" if url and name in alive else ""
+                lines.append(f"  {name}: {pid}{ready}")
+    return lines or [f"No stack is up below {runs}."]
+
+
+def down(runs: Path, name: str | None) -> str:
+    """Stop the stack of run `name`, or the only one there is. Returns a sentence.
+
+    Raises `SettingsError` when several are up and none is named, `VPDError` when one cannot be stopped.
+    """
+    stacks = stacks_below(runs)
+    if name is not None:
+        stacks = {path: stack for path, stack in stacks.items() if path.name == name}
+    if not stacks:
+        return f"No stack{f' named {name}' if name else ''} is up below {runs}."
+    if len(stacks) > 1:
+        raise SettingsError(f"Several stacks are up, name one of them: {', '.join(path.name for path in stacks)}.")
+    ((path, stack),) = stacks.items()
+    if stack.supervised():
+        _stop_supervisor(path, stack)
+    else:
+        for tier in (["collector", "learner"], [n for n in stack.pids if n != "redis"], ["redis"]):
+            _stop_processes({n: pid for n, pid in stack.alive().items() if n in tier})
+    Claim(path).forget()
+    return f"The stack of {path} is down."
+
+
+def _stop_supervisor(path: Path, stack: Stack) -> None:
+    os.kill(stack.supervisor, signal.SIGTERM)
+    deadline = time.monotonic() + _SUPERVISOR_S
+    while stack.supervised():
+        if time.monotonic() > deadline:
+            raise VPDError(f"`vpd up` of {path} (process {stack.supervisor}) did not stop in {_SUPERVISOR_S:.0f} s.")
+        time.sleep(_POLL_S)
+
+
+def _stop_processes(pids: dict[str, int]) -> None:
+    """SIGTERM, then SIGKILL to what is left of each process group."""
+    began = {pid: start_time(pid) for pid in pids.values()}
+    _signal(list(began), signal.SIGTERM)
+    deadline = time.monotonic() + _PROCESS_S
+    while any(start_time(pid) == start != "" for pid, start in began.items()) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    _signal([pid for pid, start in began.items() if start_time(pid) == start], signal.SIGKILL)
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _readiness(client: httpx.Client, url: str) -> str:
+    try:
+        answer = client.get(f"{url}/readyz")
+    except httpx.HTTPError:
+        return "does not answer"
+    return "is ready" if answer.status_code == 200 else "is not ready"

@@ -1,0 +1,248 @@
+"""The `vpd` command: reads the command line, hands over, and turns every error into one sentence.
+
+What the commands do is in the modules next to this one, in `services/` and in `trainer/`; they are imported when they
+are needed, so that `vpd --help` is quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import shlex
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+
+from shared.errors import InfrastructureError, SettingsError, VPDError
+
+SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Post-train a language model from language feedback.\n\n"
+    "`vpd up` starts everything and trains the built-in example; it takes minutes and needs no GPU.",
+    epilog="Settings come from `--set a.b=c`, then `VPD_A__B`, then `--recipe FILE`, then defaults; "
+    "`vpd config show` prints them all with where each came from.",
+)
+config = typer.Typer(no_args_is_help=True, help="Show, check and document the settings.")
+app.add_typer(config, name="config")
+
+Recipes = Annotated[
+    list[Path] | None,
+    typer.Option("--recipe", "-r", metavar="FILE", help="TOML file with settings; may be repeated, later files win."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="One setting, like run.steps=40; may be repeated."),
+]
+BasePort = Annotated[
+    int, typer.Option("--base-port", min=1, max=65_000, help="Port of the first service; the others follow it.")
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, above its sentence.")] = False,
+) -> None:
+    _Errors.debug = debug
+
+
+@app.command(epilog="Example: `vpd up --set run.name=first --set run.steps=40`")
+def up(
+    recipe: Recipes = None,
+    set_: Overrides = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the services up when the run is done.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of this name aside and start anew.")] = False,
+    base_port: BasePort = 8201,
+) -> None:
+    """Start Redis, the services and the trainer; show the run; stop everything at its end.
+
+    A run that was stopped goes on from its last checkpoint when it is called again.
+    """
+    from cli.up import up as start
+
+    resolved = _resolve(recipe, set_)
+    raise typer.Exit(start(resolved, keep=keep, fresh=fresh, base_port=base_port, resume=_resume()))
+
+
+@app.command()
+def down(
+    name: Annotated[str | None, typer.Argument(help="Name of the run; not needed when only one stack is up.")] = None,
+    recipe: Recipes = None,
+    set_: Overrides = None,
+) -> None:
+    """Stop a stack: one that was kept up, or one whose run goes on."""
+    from cli.down import down as stop
+
+    print(stop(Path(_settings(recipe, set_).run.dir), name))
+
+
+@app.command()
+def status(recipe: Recipes = None, set_: Overrides = None) -> None:
+    """Show which stacks are up, their processes and whether their services are ready."""
+    from cli.down import status_lines
+
+    print("\n".join(status_lines(Path(_settings(recipe, set_).run.dir))))
+
+
+@app.command(epilog="Example: `vpd serve code-feedback --port 8202`")
+def serve(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")],
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port to listen on; 0 takes any free one.")],
+    recipe: Recipes = None,
+    set_: Overrides = None,
+) -> None:
+    """Run one service alone, until Ctrl-C. `VPD_API_KEY` is the key it asks for; without one it is open."""
+    if name not in SERVICES:
+        raise SettingsError(f"There is no service {name!r}: it is one of {', '.join(SERVICES)}.")
+    settings = _settings(recipe, set_)
+    from shared.service import serve as run
+
+    service: Any = importlib.import_module(f"services.{name.replace('-', '_')}.app")
+    run(service.create_app(settings), settings, port)
+
+
+@app.command(epilog="Example: `vpd train --recipe recipes/grpo.toml --set run.name=grpo`")
+def train(
+    recipe: Recipes = None,
+    set_: Overrides = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="PART", help="`collector` or `learner`, in this process.")
+    ] = None,
+) -> None:
+    """Train against services that are up already, at the URLs of the settings."""
+    settings = _settings(recipe, set_)
+    if only is None:
+        from cli.up import train as run
+
+        raise typer.Exit(run(settings, resume=_resume()))
+    if only not in ("collector", "learner"):
+        raise SettingsError(f"--only takes collector or learner, not {only!r}.")
+    raise typer.Exit(_trainer(only, settings))
+
+
+@app.command("eval")
+def evaluate(recipe: Recipes = None, set_: Overrides = None) -> None:
+    """Measure student and teacher on held-out tasks, with services that are up already."""
+    raise typer.Exit(_trainer("evaluate", _settings(recipe, set_)))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(
+    context: typer.Context,
+    e2e: Annotated[bool, typer.Option("--e2e", help="Only the tests that bring up services and train.")] = False,
+    compose: Annotated[bool, typer.Option("--compose", help="Only the tests that need a Docker engine.")] = False,
+) -> None:
+    """Run the project's tests; further arguments go to pytest, like `vpd test tests/shared -k queue`."""
+    from cli import development
+
+    raise typer.Exit(development.test(context.args, e2e=e2e, compose=compose))
+
+
+@app.command()
+def lint() -> None:
+    """Run the linter, the formatter's check and the type checker."""
+    from cli import development
+
+    raise typer.Exit(development.lint())
+
+
+@config.command()
+def show(
+    recipe: Recipes = None,
+    set_: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of TOML.")] = False,
+) -> None:
+    """Print every setting, and where those come from that are not at their default. It can be used as a recipe."""
+    from cli.show import settings_as_json, settings_as_toml
+
+    resolved = _resolve(recipe, set_)
+    print(settings_as_json(resolved) if json else settings_as_toml(resolved))
+
+
+@config.command()
+def check(recipe: Recipes = None, set_: Overrides = None, base_port: BasePort = 8201) -> None:
+    """Check the settings, and that model, tasks, sandbox, Redis, ports and disk are there for a run."""
+    from cli.checks import findings
+
+    settings = _settings(recipe, set_)
+    print("ok      settings: they fit together")
+    ok = True
+    for finding in findings(settings, base_port):
+        ok = ok and finding.ok
+        print(f"{'ok' if finding.ok else 'PROBLEM':7} {finding.name}: {finding.detail}")
+    raise typer.Exit(0 if ok else 1)
+
+
+@config.command()
+def docs(
+    file: Annotated[Path, typer.Argument(help="Markdown file with the markers.")] = Path("docs/settings.md"),
+) -> None:
+    """Write the table of settings into the documentation."""
+    from cli.show import write_settings_table
+
+    write_settings_table(file)
+    print(f"{file} is up to date.")
+
+
+def main() -> None:
+    """Entry point of `vpd`. Exit codes: 0 done, 1 failed, 2 wrong settings or arguments, 128+N stopped by signal N."""
+    sys.excepthook = _Errors.report
+    try:
+        # Not app(): Typer would put its own excepthook in place of ours.
+        typer.main.get_command(app)(prog_name="vpd")
+    except VPDError as error:
+        _Errors.report(type(error), error, error.__traceback__)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        full = InfrastructureError(f"The disk is full ({error.filename or 'writing'}): free some space and go on.")
+        _Errors.report(type(full), full, error.__traceback__)
+        sys.exit(1)
+
+
+class _Errors:
+    """How errors are shown: a sentence, with `--debug` a traceback above it."""
+
+    debug = False
+
+    @classmethod
+    def report(cls, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if cls.debug:
+            sys.__excepthook__(kind, error, trace)
+        sentence = str(error)
+        if not isinstance(error, VPDError):
+            hint = "" if cls.debug else " `vpd --debug ...` shows where."
+            sentence = f"Unexpected {kind.__name__}: {error}. This is a mistake in vpd.{hint}"
+        print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+
+
+def _resolve(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
+    from shared.load_settings import resolve_settings
+
+    return resolve_settings(recipes or (), overrides or ())
+
+
+def _settings(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
+    return _resolve(recipes, overrides).settings
+
+
+def _trainer(module: str, settings: Any) -> int:
+    from shared.logs import configure_logging
+
+    configure_logging(module, settings.service.log_format)
+    return int(importlib.import_module(f"trainer.{module}").main(settings))
+
+
+def _resume() -> str:
+    return shlex.join(["./vpd", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
+
+
+if __name__ == "__main__":
+    main()

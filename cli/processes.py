@@ -1,0 +1,174 @@
+"""Starts, watches, restarts and stops the processes of a stack. Knows nothing about what they do.
+
+Each process leads a session of its own, so that Ctrl-C in the terminal reaches only the supervisor, which then stops
+the tiers in order: what uses a service goes before the service.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.errors import InfrastructureError
+
+GRACE_S = 10.0
+_POLL_S = 0.05
+_TAIL_LINES = 5
+
+
+class ProcessFailed(InfrastructureError):
+    """A process of the stack ended and cannot be restarted; the sentence has its last words."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A process to run. `tier` orders stopping: higher tiers stop first."""
+
+    name: str
+    command: Sequence[str]
+    tier: int = 0
+    restarts: int = 0
+    """How often it is started again after dying; a process with 0 may end, and ends the stack if it fails."""
+    environment: Mapping[str, str] | None = None
+    """The whole environment; None: the supervisor's own."""
+
+
+@dataclass
+class _Running:
+    spec: Spec
+    process: subprocess.Popen[bytes]
+    log_start: int
+    restarts_left: int
+    exit_code: int | None = field(default=None)
+
+
+class Supervisor:
+    """The processes of one stack, their output in `logs`/NAME.log.
+
+    `tethered` processes are killed by the kernel when the supervisor dies, however it dies. `say` gets a line for
+    every restart.
+    """
+
+    def __init__(self, logs: Path, *, tethered: bool = True, say: Callable[[str], None] = print) -> None:
+        self._logs = logs
+        self._tethered = tethered
+        self._say = say
+        self._running: dict[str, _Running] = {}
+
+    def start(self, spec: Spec) -> None:
+        """Start a process; returns at once."""
+        self._running[spec.name] = self._launch(spec, spec.restarts)
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name, of those that run."""
+        return {name: one.process.pid for name, one in self._running.items() if one.process.poll() is None}
+
+    def died(self, name: str) -> bool:
+        """Whether the process has ended, without restarting it."""
+        return self._running[name].process.poll() is not None
+
+    def check(self) -> None:
+        """Restart what died and may be; raises `ProcessFailed` for what may not be and did not exit with 0."""
+        for name, one in list(self._running.items()):
+            code = one.process.poll()
+            if code is None or one.exit_code is not None:
+                continue
+            if one.spec.restarts == 0:
+                one.exit_code = code
+                if code != 0:
+                    raise self.failure(name)
+            elif one.restarts_left == 0:
+                raise self.failure(name)
+            else:
+                self._say(f"{name} {_how(code)}; starting it again ({one.restarts_left} left).")
+                self._kill_group(one)
+                self._running[name] = self._launch(one.spec, one.restarts_left - 1)
+
+    def finished(self, names: Iterable[str]) -> bool:
+        """Whether all of these ended with 0. Call after `check`."""
+        return all(self._running[name].exit_code == 0 for name in names)
+
+    def failure(self, name: str) -> ProcessFailed:
+        """The error for a process that ended: how, how often, and its last words."""
+        one = self._running[name]
+        times = f" {one.spec.restarts + 1} times" if one.spec.restarts and not one.restarts_left else ""
+        words = last_words(self.log(name), one.log_start)
+        return ProcessFailed(f"{name} {_how(one.process.wait())}{times}: {words} (log: {self.log(name)})")
+
+    def log(self, name: str) -> Path:
+        """Where the output of a process goes."""
+        return self._logs / f"{name}.log"
+
+    def stop(self, *, grace_s: float = GRACE_S, hurry: Callable[[], bool] = lambda: False) -> None:
+        """SIGTERM tier by tier, SIGKILL for what is left after `grace_s` seconds each, or once `hurry` says so.
+
+        Stopping twice does nothing.
+        """
+        for tier in sorted({one.spec.tier for one in self._running.values()}, reverse=True):
+            members = [one for one in self._running.values() if one.spec.tier == tier]
+            _terminate([one.process for one in members], grace_s, hurry)
+            for one in members:
+                self._kill_group(one)
+        self._running.clear()
+
+    def release(self) -> None:
+        """Forget the processes and leave them running."""
+        self._running.clear()
+
+    def _launch(self, spec: Spec, restarts_left: int) -> _Running:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        tether = [sys.executable, "-IS", str(Path(__file__).with_name("tether.py")), str(os.getpid())]
+        with self.log(spec.name).open("ab") as log:
+            process = subprocess.Popen(
+                [*(tether if self._tethered else []), *spec.command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=None if spec.environment is None else dict(spec.environment),
+                start_new_session=True,
+            )
+            return _Running(spec, process, log.tell(), restarts_left)
+
+    @staticmethod
+    def _kill_group(one: _Running) -> None:
+        # Its own children may outlive it in its group; an empty group is gone, which is what we want.
+        try:
+            os.killpg(one.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+
+def last_words(log: Path, start: int = 0) -> str:
+    """The last line that says `error:` after byte `start` of a log, else its last lines joined."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, log.stat().st_size - 65_536))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        lines = []
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else " | ".join(lines[-_TAIL_LINES:]) or "it left no message"
+
+
+def _terminate(processes: Sequence[subprocess.Popen[bytes]], grace_s: float, hurry: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + grace_s
+    for process in processes:
+        process.terminate()
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline and not hurry():
+        time.sleep(_POLL_S)
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
