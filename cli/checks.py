@@ -9,6 +9,7 @@ from pathlib import Path
 from cli.claim import require_space
 from cli.stack import SERVICES, port_is_free
 from shared.errors import VPDError
+from shared.models import resolve_model
 from shared.redis_server import find_redis_server
 from shared.settings import Settings
 
@@ -42,8 +43,6 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _model(settings: Settings) -> str:
-    from trainer.tasks import resolve_model
-
     return str(resolve_model(settings.model.path))
 
 
@@ -66,4 +65,3 @@ def _disk(settings: Settings) -> str:
     folder = Path(settings.run.dir)
     require_space(folder)
     return f"enough space for {folder}"
-

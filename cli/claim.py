@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from shared.errors import InfrastructureError, SettingsError, VPDError
+from shared.errors import InfrastructureError, VPDError
 from shared.settings import Settings
 
 MIN_FREE_MB = 200
@@ -55,7 +55,7 @@ class Claim:
     def take(self, *, fresh: bool) -> None:
         """Hold the directory until this process ends, moving an old run aside if `fresh`.
 
-        Raises `SettingsError` if its run is complete, `VPDError` if another process holds it or it cannot be made.
+        Raises `VPDError` if its run is complete, another process holds it, or it cannot be made.
         """
         self._acquire()
         kept = self.stack()
@@ -67,7 +67,7 @@ class Claim:
             self._acquire()
         summary = self.summary()
         if summary is not None:
-            raise SettingsError(
+            raise VPDError(
                 f"The run in {self.path} is complete: start it anew with --fresh (the old one is kept aside), "
                 "or another one with --set run.name=NAME."
             )

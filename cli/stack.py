@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import SecretStr
 
 from cli.processes import Spec
-from shared.errors import SettingsError
+from shared.errors import VPDError
 from shared.load_settings import Resolved, secret_environment
 from shared.settings import Settings
 
@@ -71,10 +71,10 @@ def plan_stack(resolved: Resolved, *, base_port: int, run_directory: Path) -> Pl
 
 
 def require_free_ports(plan: Plan) -> None:
-    """Raise `SettingsError` naming the first port that is taken."""
+    """Raise `VPDError` naming the first port that is taken."""
     for name, port in plan.ports.items():
         if not port_is_free(plan.settings.service.host, port):
-            raise SettingsError(
+            raise VPDError(
                 f"Port {port}, for {name}, is in use: stop what listens there (`vpd status` shows stacks of this "
                 f"project), or choose other ports with --base-port {port + 100}."
             )

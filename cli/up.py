@@ -24,6 +24,7 @@ from cli.progress import MetricsTail, Progress, result_lines
 from cli.stack import JOBS, Plan, job_specs, plan_stack, redis_spec, require_free_ports, service_specs
 from shared.errors import InfrastructureError, ServiceUnavailable
 from shared.load_settings import Resolved, public_settings
+from shared.models import resolve_model
 from shared.redis_server import RedisServer
 from shared.settings import Settings
 
@@ -40,6 +41,7 @@ def up(resolved: Resolved, *, keep: bool, fresh: bool, base_port: int, resume: s
 
     Raises `VPDError` where something cannot be started, dies for good or fails; nothing is left running then.
     """
+    resolve_model(resolved.settings.model.path)
     claim = Claim.of(resolved.settings)
     require_space(claim.path)
     claim.take(fresh=fresh)
