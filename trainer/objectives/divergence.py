@@ -47,8 +47,9 @@ def top_k_with_tail(student_logits: Tensor, teacher_logits: Tensor, k: int) -> t
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """sum p (log p - log q); where p is 0 the term is 0, also if a logit is -inf."""
-    term = log_p.exp() * (log_p - log_q)
-    return torch.where(log_p.isneginf(), torch.zeros_like(term), term).sum(-1)
+    # Masked before the product: infinity times 0 would make the gradient NaN.
+    difference = (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)
+    return (log_p.exp() * difference).sum(-1)
 
 
 def _with_tail(log_head: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ def group_advantages(rewards: Tensor, groups: Tensor, *, normalise_std: bool) ->
     advantages = torch.zeros_like(rewards)
     for label in groups.unique():
         rows = groups == label
+        if (rewards[rows] == rewards[rows][0]).all():
+            continue  # the rounding of a mean must not become an advantage
         centred = rewards[rows] - rewards[rows].mean()
         if normalise_std:
             centred = centred / (rewards[rows].std(unbiased=False) + 1e-6)
