@@ -1,0 +1,198 @@
+"""The divergences against dense fp64 numpy twins and closed-form gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainer.objectives.divergence import forward_kl, jsd, reverse_kl, top_k_with_tail
+from trainer.policy import over_chunks
+
+Array = np.ndarray
+
+
+def distribution(logits: Array) -> Array:
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def kl(p: Array, q: Array) -> Array:
+    return np.where(p > 0, p * (np.log(np.maximum(p, 1e-300)) - np.log(np.maximum(q, 1e-300))), 0.0).sum(-1)
+
+
+@st.composite
+def logits_pair(draw: st.DrawFn) -> tuple[Array, Array, float]:
+    """Student and teacher logits [tokens, vocabulary] in fp64 at some temperature, and alpha."""
+    tokens, vocabulary = draw(st.integers(1, 5)), draw(st.integers(2, 12))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    temperature = draw(st.sampled_from([0.3, 0.7, 1.0, 2.0]))
+    scale = draw(st.sampled_from([0.01, 1.0, 5.0]))
+    s, t = (rng.normal(size=(tokens, vocabulary)) * scale / temperature for _ in range(2))
+    return s, t, draw(st.floats(0.05, 0.95))
+
+
+def value_and_gradient(function: Callable[[Tensor, Tensor], Tensor], s: Array, t: Array) -> tuple[Array, Array]:
+    student, teacher = torch.tensor(s, requires_grad=True), torch.tensor(t, requires_grad=True)
+    values = function(student, teacher)
+    values.sum().backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    return values.detach().numpy(), student.grad.numpy()
+
+
+@given(logits_pair())
+@settings(deadline=None)
+def test_reverse_kl_and_its_gradient_are_the_closed_forms(case: tuple[Array, Array, float]) -> None:
+    s, t, _ = case
+    p, q = distribution(s), distribution(t)
+    d = np.log(p) - np.log(q)
+    expected = (p * d).sum(-1)
+    value, gradient = value_and_gradient(reverse_kl, s, t)
+    np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(gradient, p * (d - expected[:, None]), rtol=1e-8, atol=1e-12)
+
+
+@given(logits_pair())
+@settings(deadline=None)
+def test_forward_kl_and_its_gradient_are_the_closed_forms(case: tuple[Array, Array, float]) -> None:
+    s, t, _ = case
+    p, q = distribution(s), distribution(t)
+    value, gradient = value_and_gradient(forward_kl, s, t)
+    np.testing.assert_allclose(value, kl(q, p), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(gradient, p - q, rtol=1e-8, atol=1e-12)
+
+
+@given(logits_pair())
+@settings(deadline=None)
+def test_jsd_and_its_gradient_are_the_closed_forms(case: tuple[Array, Array, float]) -> None:
+    s, t, alpha = case
+    p, q = distribution(s), distribution(t)
+    m = (1 - alpha) * p + alpha * q
+    value, gradient = value_and_gradient(lambda a, b: jsd(a, b, alpha), s, t)
+    np.testing.assert_allclose(value, (1 - alpha) * kl(p, m) + alpha * kl(q, m), rtol=1e-8, atol=1e-12)
+    # dJSD/dp = (1 - alpha) log(p/m), since the terms through m cancel; then the softmax Jacobian.
+    g = (1 - alpha) * (np.log(p) - np.log(m))
+    np.testing.assert_allclose(gradient, p * (g - (p * g).sum(-1, keepdims=True)), rtol=1e-7, atol=1e-12)
+
+
+@given(logits_pair(), st.integers(1, 14))
+@settings(deadline=None)
+def test_top_k_with_tail_equals_a_dense_merge_of_the_rest(case: tuple[Array, Array, float], k: int) -> None:
+    s, t, _ = case
+    p, q = distribution(s), distribution(t)
+    expected = []
+    for row_p, row_q in zip(p, q, strict=True):
+        head = np.argsort(-row_p)[:k]
+        rest = np.setdiff1d(np.arange(len(row_p)), head)
+        merged = [np.append(r[head], r[rest].sum()) if len(rest) else r[head] for r in (row_p, row_q)]
+        expected.append(merged)
+    log_p, log_q = top_k_with_tail(torch.tensor(s), torch.tensor(t), k)
+    for row, (merged_p, merged_q) in enumerate(expected):
+        # Where nothing is reduced the order is the vocabulary's.
+        np.testing.assert_allclose(np.sort(log_p[row].exp()), np.sort(merged_p), atol=2e-7)
+        np.testing.assert_allclose(np.sort(log_q[row].exp()), np.sort(merged_q), atol=2e-7)
+        reduced = reverse_kl(log_p[row : row + 1], log_q[row : row + 1])
+        np.testing.assert_allclose(reduced.item(), kl(merged_p, merged_q), rtol=1e-4, atol=5e-6)
+
+
+@given(logits_pair(), st.integers(1, 10))
+@settings(deadline=None)
+def test_merging_tokens_never_raises_the_divergence(case: tuple[Array, Array, float], k: int) -> None:
+    s, t = torch.tensor(case[0]), torch.tensor(case[1])
+    assert (reverse_kl(*top_k_with_tail(s, t, k)) <= reverse_kl(s, t) + 1e-5).all()
+
+
+@pytest.mark.parametrize("k", [7, 8, 1000])
+def test_k_at_or_above_the_vocabulary_is_the_full_divergence(k: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    s, t = (torch.randn(4, 7, generator=generator) for _ in range(2))
+    torch.testing.assert_close(reverse_kl(*top_k_with_tail(s, t, k)), reverse_kl(s, t))
+
+
+def test_the_gradient_of_a_merged_divergence_is_its_numerical_derivative() -> None:
+    generator = torch.Generator().manual_seed(2)
+    s, t = (torch.randn(3, 9, generator=generator, dtype=torch.float64) for _ in range(2))
+    s.requires_grad_(True)
+    for divergence in (reverse_kl, forward_kl):
+        assert torch.autograd.gradcheck(lambda x, d=divergence: d(*top_k_with_tail(x, t, 4)), (s,))
+
+
+DIVERGENCES = [reverse_kl, forward_kl, lambda s, t: jsd(s, t, 0.5), lambda s, t: reverse_kl(*top_k_with_tail(s, t, 2))]
+
+
+@pytest.mark.parametrize("index", range(len(DIVERGENCES)))
+@pytest.mark.parametrize("magnitude", [100.0, 1e4, 1e30])
+def test_extreme_logits_give_finite_values_and_gradients(index: int, magnitude: float) -> None:
+    s = torch.tensor([[magnitude, 0.0, -magnitude, 1.0]], requires_grad=True)
+    t = torch.tensor([[-magnitude, 0.0, magnitude, 1.0]])
+    value = DIVERGENCES[index](s, t)
+    value.sum().backward()
+    assert s.grad is not None
+    assert not torch.isnan(value).any() and (value >= -1e-6).all()
+    assert not torch.isnan(s.grad).any()
+
+
+@pytest.mark.parametrize("divergence", [reverse_kl, forward_kl])
+def test_a_token_both_rule_out_adds_nothing_to_a_kl_or_its_gradient(
+    divergence: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    s, t = (torch.randn(2, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    masked_s, masked_t = (torch.cat([x, torch.full((2, 1), -torch.inf, dtype=x.dtype)], -1) for x in (s, t))
+    s.requires_grad_(True)
+    masked_s.requires_grad_(True)
+    plain, masked = divergence(s, t), divergence(masked_s, masked_t)
+    plain.sum().backward()
+    masked.sum().backward()
+    assert s.grad is not None and masked_s.grad is not None
+    torch.testing.assert_close(masked, plain)
+    torch.testing.assert_close(masked_s.grad[:, :5], s.grad)
+    assert (masked_s.grad[:, 5] == 0).all()
+
+
+@pytest.mark.parametrize("index", range(len(DIVERGENCES)))
+def test_equal_distributions_have_no_divergence_and_no_gradient(index: int) -> None:
+    s = torch.randn(3, 6, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    value = DIVERGENCES[index](s, s.detach() + 3.0)
+    value.sum().backward()
+    assert s.grad is not None
+    torch.testing.assert_close(value, torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(s.grad, torch.zeros(3, 6), atol=1e-5, rtol=0)
+
+
+@given(st.integers(1, 23), st.integers(1, 8))
+@settings(deadline=None, max_examples=40)
+def test_chunks_change_neither_value_nor_gradient(tokens: int, chunk: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    hidden, teacher = (torch.randn(tokens, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    head = torch.randn(4, 11, generator=generator, dtype=torch.float64)
+    gradients = []
+    values = []
+    for size in (tokens, chunk):
+        h, w = hidden.clone().requires_grad_(True), head.clone().requires_grad_(True)
+        value = over_chunks(lambda part, h=h, w=w: reverse_kl(h[part] @ w, teacher[part] @ w), tokens, size)
+        (value * torch.linspace(0, 1, tokens)).sum().backward()
+        values.append(value.detach())
+        gradients.append((h.grad, w.grad))
+    torch.testing.assert_close(values[1], values[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_a_chunked_backward_pass_makes_no_logits_longer_than_a_chunk() -> None:
+    hidden, head = torch.randn(50, 4, requires_grad=True), torch.randn(4, 30)
+    widths = []
+
+    def chunk(part: slice) -> Tensor:
+        logits = hidden[part] @ head
+        widths.append(len(logits))
+        return reverse_kl(logits, torch.zeros_like(logits))
+
+    over_chunks(chunk, 50, 8).sum().backward()
+    assert max(widths) == 8
+    assert sum(widths) == 2 * 50  # forward, and once more in the backward pass
