@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared.redis_server import RedisServer
+from tests.tiny_model import make_tiny_model
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -25,3 +26,9 @@ def redis_url() -> Iterator[str]:
             yield server.url
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a random Qwen3-architecture model with its tokenizer."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")

@@ -14,14 +14,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Query
+import structlog
+from fastapi import APIRouter, Depends, FastAPI, Query
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.inference.engine import Engine, make_engine
 from services.inference.openai_routes import make_openai_router
 from services.inference.policy_store import PolicyStore
 from services.inference.sampling_requests import check_room, prompt_ids, sample
-from shared.errors import DataError, VPDError
+from shared.errors import DataError, EngineFailure, VPDError
 from shared.models import resolve_model
 from shared.protocol import PolicyPublication, PolicyState, RolloutRequest, RolloutResponse
 from shared.service import create_service
@@ -48,8 +49,9 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         lifespan=starter.lifespan,
         description="Samples from the policy, with token ids, log-probs and policy versions.",
     )
-    app.include_router(_native_routes(engine, store, _Metrics(app.state.registry)))
-    app.include_router(make_openai_router(settings, engine))
+    started = [Depends(starter.require)]
+    app.include_router(_native_routes(engine, store, _Metrics(app.state.registry, store)), dependencies=started)
+    app.include_router(make_openai_router(settings, engine), dependencies=started)
     return app
 
 
@@ -59,37 +61,52 @@ class _Starter:
     def __init__(self, engine: Engine, store: PolicyStore) -> None:
         self._engine = engine
         self._store = store
-        self._state: str | None = "The model is still being loaded."
+        self._starting: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(self._start())
+        self._starting = asyncio.create_task(self._start())
+        self._starting.add_done_callback(_log_failure)
         try:
             yield
         finally:
-            starting.cancel()
+            self._starting.cancel()
             await self._engine.stop()
 
     async def check(self) -> str | None:
-        return self._state
+        """Why nothing can be sampled yet, or None."""
+        if self._starting is None or not self._starting.done():
+            return "The model is still being loaded."
+        error = self._starting.exception()
+        if error is None or isinstance(error, VPDError):
+            return None if error is None else str(error)
+        return f"The engine could not be started ({type(error).__name__}); the log has the reason."
+
+    async def require(self) -> None:
+        """Raises EngineFailure until the policy published last is served: what is sampled before has no version."""
+        if reason := await self.check():
+            raise EngineFailure(reason)
 
     async def _start(self) -> None:
-        try:
-            await self._engine.start()
-            await self._store.restore()
-        except VPDError as error:
-            self._state = str(error)
-        else:
-            self._state = None
+        await self._engine.start()
+        await self._store.restore()
+
+
+def _log_failure(starting: asyncio.Task[None]) -> None:
+    error = None if starting.cancelled() else starting.exception()
+    if error is not None:
+        trace = None if isinstance(error, VPDError) else error
+        structlog.get_logger("inference").error("the engine could not be started", reason=str(error), exc_info=trace)
 
 
 class _Metrics:
     """What `/metrics` says beside the common part."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, store: PolicyStore) -> None:
         self.rollouts = Counter("vpd_rollouts", "Rollouts sampled.", registry=registry)
         self.tokens = Counter("vpd_response_tokens", "Response tokens sampled.", registry=registry)
-        self.version = Gauge("vpd_policy_version", "Policy version served.", registry=registry)
+        version = Gauge("vpd_policy_version", "Policy version served.", registry=registry)
+        version.set_function(lambda: store.version)
 
     def count(self, response: RolloutResponse) -> None:
         rollouts = [rollout for prompt in response.prompts for rollout in prompt.rollouts]
@@ -112,9 +129,7 @@ def _native_routes(engine: Engine, store: PolicyStore, metrics: _Metrics) -> API
     @router.post("/v1/policy", tags=["policy"])
     async def publish(publication: PolicyPublication) -> PolicyState:
         """Serve a version from the next batch on; a refused one (422) leaves the old one in place."""
-        state = await store.publish(publication)
-        metrics.version.set(state.version)
-        return state
+        return await store.publish(publication)
 
     @router.get("/v1/policy", tags=["policy"])
     async def policy(

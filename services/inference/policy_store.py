@@ -43,8 +43,13 @@ class PolicyStore:
         self._publishing = asyncio.Lock()
 
     @property
+    def version(self) -> int:
+        """The version served; 0 for the initial model."""
+        return self._served.version if self._served else 0
+
+    @property
     def state(self) -> PolicyState:
-        """What is served now. Raises EngineFailure while the engine is being started."""
+        """What is served now."""
         served, context = self._served, self._engine.info.max_context
         if served is None:
             return PolicyState(model=self._model, max_context=context)

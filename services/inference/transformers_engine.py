@@ -99,7 +99,8 @@ class TransformersEngine:
         return self._model
 
     def _load_model(self) -> LocalModel:
-        transformers_logging.disable_progress_bar()
+        hide_progress: Callable[[], None] = transformers_logging.disable_progress_bar
+        hide_progress()
         if self._settings.threads:
             torch.set_num_threads(self._settings.threads)
         return LocalModel(self._model_settings, max_batch_rows=self._settings.max_batch_rows)
