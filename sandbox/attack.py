@@ -1,0 +1,137 @@
+"""Attacks on a sandbox, run for real before it is trusted, and the choice of the tier that withstands them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from sandbox.confined import SandboxFailure
+from sandbox.isolation import STRONGEST_FIRST, Isolation, Tier
+from sandbox.judge import Defaults, judge
+from sandbox.reference import CodeTask, CodeTest
+from sandbox.verdicts import Report, Verdict
+from shared.errors import SettingsError
+
+LIMITS = Defaults(time_limit_s=1.0, memory_limit_mb=64, output_bytes=2**16)
+PROBE = """
+import os, socket, sys
+victim, directory, parent = input(), input(), int(input())
+
+def attempt(name, action):
+    try:
+        action()
+    except BaseException:
+        return
+    print(name)
+
+def write(path):
+    with open(path, "w") as file:
+        file.write("x")
+
+def read(path):
+    with open(path) as file:
+        file.read(1)
+
+def fork():
+    if os.fork() == 0:
+        os._exit(0)
+
+def udp():
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9))
+
+def environment():
+    if any(name not in ("LC_CTYPE", "PWD") for name in os.environ):
+        print("read the environment")
+
+attempt("read a file outside", lambda: read(victim))
+attempt("read a file of the system", lambda: read("/etc/passwd"))
+attempt("list a directory outside", lambda: os.listdir(directory))
+attempt("write a file outside", lambda: write(directory + "/written"))
+attempt("truncate a file outside", lambda: os.truncate(victim, 0))
+attempt("delete a file outside", lambda: os.unlink(victim))
+attempt("rename a file outside", lambda: os.rename(victim, victim + "2"))
+attempt("change the mode of a file outside", lambda: os.chmod(victim, 0o777))
+attempt("reach a file through a link", lambda: (os.symlink(victim, "link"), read("link")))
+attempt("read the environment of another process", lambda: read(f"/proc/{os.getppid()}/environ"))
+attempt("open a TCP socket", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+attempt("open a UDP socket", udp)
+attempt("open a Unix socket", lambda: socket.socket(socket.AF_UNIX))
+attempt("open a netlink socket", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+attempt("start a process", fork)
+attempt("start a program", lambda: os.execv(sys.executable, [sys.executable, "-c", "print('start a program')"]))
+attempt("signal the service", lambda: os.kill(parent, 0))
+attempt("signal its parent", lambda: os.kill(os.getppid(), 0))
+attempt("leave its session", os.setsid)
+environment()
+write("allowed")
+print("end")
+"""
+HUNGRY = "blocks = [bytearray(2**20) for _ in range(256)]"
+SPINNING = "while True: pass"
+CHATTY = "while True: print('x' * 4096)"
+
+
+def weaknesses(isolation: Isolation) -> list[str]:
+    """What a program in this sandbox can do that it should not, each a few words. Empty: it holds.
+
+    Raises SandboxFailure if nothing can be run in it at all.
+    """
+    found = _escapes(isolation)
+    limits = ((HUNGRY, Verdict.MEMORY_LIMIT), (SPINNING, Verdict.TIME_LIMIT), (CHATTY, Verdict.OUTPUT_LIMIT))
+    for program, wanted in limits:
+        verdict = _run(isolation, program, "").tests[0].verdict
+        if verdict is not wanted:
+            found.append(f"pass the {wanted.replace('_', ' ')}")
+    return found
+
+
+def open_isolation(wanted: Tier | str) -> Isolation:
+    """The wanted tier, attacked and found to hold; "auto": the strongest that does. `unsafe` is not attacked.
+
+    Raises SettingsError saying why, if none does.
+    """
+    if wanted == "unsafe":
+        return Isolation("unsafe")
+    reasons = []
+    for tier in STRONGEST_FIRST if wanted == "auto" else [t for t in STRONGEST_FIRST if t == wanted]:
+        isolation = Isolation(tier)
+        reason = _why_not(isolation)
+        if reason is None:
+            return isolation
+        isolation.close()
+        reasons.append(f"{tier}: {reason}")
+    raise SettingsError(
+        f"code_feedback.isolation '{wanted}' does not hold on this machine ({'; '.join(reasons)}): allow user namespaces "
+        "for bubblewrap, or run a Linux kernel with Landlock, or accept the risk with 'unsafe'."
+    )
+
+
+def _why_not(isolation: Isolation) -> str | None:
+    try:
+        found = weaknesses(isolation)
+    except SandboxFailure as error:
+        return str(error).rstrip(".")
+    return f"a program can {', '.join(found)}" if found else None
+
+
+def _escapes(isolation: Isolation) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="vpd-victim-") as directory:
+        victim = Path(directory) / "victim"
+        victim.write_text("secret")
+        victim.chmod(0o666)
+        Path(directory).chmod(0o777)  # only the sandbox stands between a program and these
+        report = _run(isolation, PROBE, f"{victim}\n{directory}\n{os.getpid()}\n")
+        output = (report.tests[0].output or "").splitlines()
+        if output[-1:] != ["end"]:
+            error = report.tests[0].error
+            raise SandboxFailure(f"The attack did not run to its end: {error.message if error else 'no output'}.")
+        found = output[:-1]
+        if victim.read_text() != "secret":
+            found.append("write a file outside")
+    return found
+
+
+def _run(isolation: Isolation, program: str, given: str) -> Report:
+    task = CodeTask(kind="code.stdin", tests=(CodeTest(input=given, output="end"),))
+    return judge(isolation, task, program, LIMITS)

@@ -1,0 +1,266 @@
+"""The process that holds one candidate: confines itself, compiles the program once, forks a process for each test.
+
+It talks to the service over its standard input (marshalled frames) and output (tagged frames), one request at a
+time. It sees one input at a time and never an expected output. Candidate code runs only in the forked processes,
+which hold neither end of that conversation. What a candidate may send back is decided in `candidate.py`.
+"""
+
+# ruff: noqa: PTH106, PTH108, PTH123
+from __future__ import annotations
+
+import gc
+import marshal
+import os
+import select
+import sys
+import time
+from types import CodeType
+from typing import Any
+
+from sandbox.inside import candidate, confine
+
+SCRATCH_BYTES = 64 * 2**20
+SCRATCH_ENTRIES = 512
+TICK_S = 0.1
+
+READY, COMPILED, REFUSED, ENDED, FAILED = b"R", b"C", b"X", b"T", b"F"
+BY_ITSELF, CPU, WALL, OUTPUT = 0, 1, 2, 3
+"""How a test ended: by itself, or killed by the driver for CPU seconds, wall-clock seconds or output."""
+
+
+class Driver:
+    """One candidate program under test."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.job = job
+        self.own_user = bool(job["own_user"])
+        self.base_bytes = _address_space_bytes()
+        self.bridge: Any = None
+        if job["kind"] in ("called", "asserting"):
+            from sandbox.inside import asserting
+
+            self.bridge = asserting
+        os.chdir(job["scratch"])
+
+    def confine(self) -> None:
+        """Lock this process, and so all it forks, into the tier the job names."""
+        if self.job["tier"] == "unsafe":
+            confine.die_with_parent()
+            return
+        scratch = self.job["scratch"]
+        if self.job["tier"] == "landlock":
+            self.own_user = confine.drop_privileges(scratch, self.job["readable"])
+        confine.die_with_parent()
+        confine.forbid_new_privileges()
+        if self.job["tier"] == "landlock":
+            confine.restrict_files(self.job["readable"], scratch)
+        confine.filter_driver()
+
+    def compile(self) -> candidate.Program:
+        """The program and its support files as code. Raises what the compiler raises."""
+        files = {name: compile(text, name, "exec", 0, True) for name, text in self.job["files"].items()}
+        source, kind = self.job["source"], self.job["kind"]
+        main: CodeType = self.bridge.instrument(source) if kind == "asserting" else _compile(source)
+        solution = kind != "stdin" and candidate.defines_solution(source)
+        if solution:
+            exec(candidate.LEETCODE_NAMES, {})  # imported here, they cost the forked processes nothing
+        program = candidate.Program(kind, main, files, self.job["entry"], solution)
+        program.bridge = self.bridge
+        return program
+
+    def test(self, program: candidate.Program, data: Any) -> tuple[int, int, bytes, bytes]:
+        """Run one test: how it ended, the exit status (negative: the signal), the output, the candidate's answer."""
+        answer_read, answer_write = os.pipe()
+        output_read, output_write = os.pipe()
+        stdin = self._stdin(data)
+        pid = os.fork()
+        if pid == 0:
+            self._become_candidate(program, data, stdin, output_write, answer_write)
+        for fd in (answer_write, output_write, stdin):
+            os.close(fd)
+        try:
+            ended, streams = self._watch(pid, {output_read: bytearray(), answer_read: bytearray()})
+        finally:
+            os.close(answer_read)
+            os.close(output_read)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        _clear(".")
+        return ended, status, bytes(streams[output_read]), bytes(streams[answer_read])
+
+    def _stdin(self, data: Any) -> int:
+        if self.job["kind"] != "stdin":
+            return os.open("/dev/null", os.O_RDONLY)
+        fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+    def _become_candidate(self, program: candidate.Program, data: Any, stdin: int, output: int, answer: int) -> None:
+        try:
+            os.dup2(stdin, 0)
+            os.dup2(output, 1)
+            os.dup2(answer, 3, inheritable=False)
+            os.closerange(4, 1 << 16)
+            confine.die_with_parent()
+            memory = self.base_bytes + self.job["memory_bytes"]
+            confine.limit(memory, int(self.job["cpu_s"]) + 1, self.job["file_bytes"], self.own_user)
+            if self.job["tier"] != "unsafe":
+                confine.filter_candidate()
+        except OSError as error:
+            os.write(3, str(error).lower().encode())
+            os._exit(1)
+        os.write(3, candidate.CONFINED)
+        candidate.run(program, data, 3)
+
+    def _watch(self, pid: int, streams: dict[int, bytearray]) -> tuple[int, dict[int, bytearray]]:
+        """Drain the candidate's streams until it has ended, killing it at the first limit it passes."""
+        process = os.pidfd_open(pid)
+        poll = select.poll()
+        for fd in (process, *streams):
+            poll.register(fd, select.POLLIN)
+        deadline = time.monotonic() + self.job["wall_s"]
+        clock = (~pid << 3) | 2  # CPU seconds of all threads of process `pid`
+        ended, alive, open_streams = BY_ITSELF, True, set(streams)
+        try:
+            while alive or open_streams:
+                events = poll.poll(TICK_S * 1000)
+                for fd, _ in events:
+                    if fd == process:
+                        alive = False
+                        poll.unregister(process)
+                    elif not self._drain(fd, streams[fd]):
+                        open_streams.discard(fd)
+                        poll.unregister(fd)
+                if not alive and not events:
+                    break  # an orphan of the unsafe tier holds a stream open
+                if alive and ended == BY_ITSELF:
+                    ended = self._limit_passed(clock, deadline, streams)
+                    if not events and ended == BY_ITSELF and _too_much("."):
+                        ended = OUTPUT
+                    if ended != BY_ITSELF:
+                        os.kill(pid, confine.SIGKILL)
+        finally:
+            os.close(process)
+        return ended, streams
+
+    def _drain(self, fd: int, into: bytearray) -> bool:
+        chunk = os.read(fd, 1 << 16)
+        if len(into) <= self.job["output_bytes"]:
+            into += chunk
+        return bool(chunk)
+
+    def _limit_passed(self, clock: int, deadline: float, streams: dict[int, bytearray]) -> int:
+        if any(len(stream) > self.job["output_bytes"] for stream in streams.values()):
+            return OUTPUT
+        try:
+            if time.clock_gettime(clock) > self.job["cpu_s"]:
+                return CPU
+        except OSError:
+            return BY_ITSELF
+        return WALL if time.monotonic() > deadline else BY_ITSELF
+
+
+def main() -> None:
+    """Serve one candidate until the service closes our input."""
+    driver = Driver(_receive())
+    del sys.path[0]
+    try:
+        driver.confine()
+    except (OSError, KeyError) as error:
+        _send(FAILED, f"{type(error).__name__}: {error}".encode())
+        return
+    os.environ.clear()
+    _send(READY)
+    try:
+        program = driver.compile()
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        _send(REFUSED, candidate.encode_error(error))
+        return
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("sandbox", "ctypes", "_ctypes")]:
+        del sys.modules[name]
+    gc.freeze()
+    _send(COMPILED)
+    while (data := _receive()) is not None:
+        try:
+            ended, status, output, answer = driver.test(program, data)
+        except OSError as error:
+            _send(FAILED, f"{type(error).__name__}: {error}".encode())
+            return
+        _send(ENDED, b"%d %d %d\n" % (ended, status, len(output)), output, answer)
+
+
+def _compile(source: str) -> CodeType:
+    return compile(source, candidate.FILE, "exec", 0, True)
+
+
+def _receive() -> Any:
+    header = _read(8)
+    if len(header) < 8:
+        return None
+    return marshal.loads(_read(int.from_bytes(header, "big")))
+
+
+def _read(count: int) -> bytes:
+    parts = []
+    while count and (part := os.read(0, min(count, 1 << 20))):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _send(tag: bytes, *parts: bytes) -> None:
+    body = b"".join(parts)
+    view = memoryview(tag + len(body).to_bytes(8, "big") + body)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def _address_space_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[0]) * 4096
+    except OSError:
+        return 64 * 2**20
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _too_much(path: str) -> bool:
+    count, size, todo = 0, 0, [path]
+    while todo:
+        for entry in _entries(todo.pop()):
+            count += 1
+            try:
+                size += entry.stat(follow_symlinks=False).st_size
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+            except OSError:
+                continue
+            if count > SCRATCH_ENTRIES or size > SCRATCH_BYTES:
+                return True
+    return False
+
+
+def _clear(path: str) -> None:
+    for entry in _entries(path):
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                _clear(entry.path)
+                os.rmdir(entry.path)
+            else:
+                os.unlink(entry.path)
+        except OSError:
+            continue
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)

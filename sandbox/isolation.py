@@ -1,0 +1,127 @@
+"""How a sandbox is closed off, and the proof that it holds.
+
+    bubblewrap   namespaces: no other processes, no network, an empty file system with read-only libraries
+    landlock     the same denials by Landlock rules, without any privilege or extra program
+    unsafe       resource limits alone; must be asked for
+
+In both real tiers a program also runs under seccomp filters: one process, no sockets, no signals to others. This file
+says what is started and what it may read; `inside/confine.py` is the lock itself, `attack.py` tries it.
+"""
+
+from __future__ import annotations
+
+import os
+import py_compile
+import shutil
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+Tier = Literal["bubblewrap", "landlock", "unsafe"]
+STRONGEST_FIRST: tuple[Tier, ...] = ("bubblewrap", "landlock")
+
+INSIDE = ("syscalls", "confine", "candidate", "asserting")
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "MALLOC_ARENA_MAX": "1", "TZ": "UTC", "LANG": "C.UTF-8"}
+"""All a sandboxed interpreter gets, and what the driver clears before it runs a program."""
+PYTHON_FLAGS = ("-S", "-s", "-B")
+BOUND_AT = "/sandbox"
+SCRATCH_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start one driver: the command, and what the driver is told about where it is."""
+
+    command: tuple[str, ...]
+    scratch: str
+    readable: tuple[str, ...]
+    own_user: bool
+
+
+class Isolation:
+    """One tier, ready to start drivers. Owns a directory with the compiled driver until `close`."""
+
+    def __init__(self, tier: Tier) -> None:
+        self.tier: Tier = tier
+        self._directory = Path(tempfile.mkdtemp(prefix="vpd-sandbox-"))
+        self._directory.chmod(0o755)
+        self._compile_driver()
+
+    def close(self) -> None:
+        """Remove the compiled driver; nothing can be started afterwards."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def make_scratch(self) -> Path:
+        """An empty private directory for one candidate, or for bubblewrap the place it stands for."""
+        if self.tier == "bubblewrap":
+            return self._directory
+        return Path(tempfile.mkdtemp(prefix="scratch-", dir=self._directory))
+
+    def remove_scratch(self, scratch: Path) -> None:
+        """Remove what `make_scratch` made, with whatever the candidate left in it."""
+        if scratch != self._directory:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def launch(self, scratch: Path) -> Launch:
+        """The command that starts a driver."""
+        python = (self._python, *PYTHON_FLAGS)
+        if self.tier == "bubblewrap":
+            return Launch((*self._bubblewrap, *python, f"{BOUND_AT}/run.pyc"), "/tmp", (), own_user=True)
+        command = (*python, str(self._directory / "run.pyc"))
+        return Launch(command, str(scratch), self._readable, own_user=False)
+
+    def _compile_driver(self) -> None:
+        source = Path(__file__).parent
+        package = self._directory / "sandbox" / "inside"
+        package.mkdir(parents=True)
+        py_compile.compile(str(source / "inside" / "driver.py"), str(self._directory / "run.pyc"), doraise=True)
+        for name in INSIDE:
+            py_compile.compile(str(source / "inside" / f"{name}.py"), str(package / f"{name}.pyc"), doraise=True)
+        for empty in (package.parent, package):
+            (empty / "__init__.py").touch()
+
+    @cached_property
+    def _python(self) -> str:
+        # The interpreter behind a virtual environment: the environment's packages are none of the candidate's business.
+        base = getattr(sys, "_base_executable", None) or sys.executable
+        return os.path.realpath(base)
+
+    @cached_property
+    def _readable(self) -> tuple[str, ...]:
+        """What an interpreter needs to start and import its standard library: nothing else may be read."""
+        variables = {"installed_base": sys.base_prefix, "base": sys.base_prefix}
+        library = sysconfig.get_path("stdlib", vars=variables)
+        shared = [
+            str(Path(sys.base_prefix) / "lib" / name) for name in _shared_libraries(Path(sys.base_prefix) / "lib")
+        ]
+        system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"]
+        return tuple(dict.fromkeys([library, *shared, *system, "/dev/null", "/dev/urandom", "/dev/zero"]))
+
+    @cached_property
+    def _bubblewrap(self) -> tuple[str, ...]:
+        """The bubblewrap command up to the program. `Confined` starts it with an almost empty environment, since
+        its own can be read inside as that of process 1."""
+        program = shutil.which("bwrap") or "bwrap"
+        options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
+        options += ["--uid", "65534", "--gid", "65534"]
+        for path in (*self._readable, self._python):
+            if not path.startswith("/dev/") and Path(path).exists():
+                options += _bind(path)
+        options += ["--ro-bind", str(self._directory), BOUND_AT, "--proc", "/proc", "--dev", "/dev"]
+        options += ["--size", "4096", "--tmpfs", "/dev/shm", "--remount-ro", "/dev/shm", "--remount-ro", "/dev"]
+        options += ["--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
+        return (program, *options, "--")
+
+
+def _bind(path: str) -> list[str]:
+    if Path(path).is_symlink() and Path(path).parent == Path("/"):
+        return ["--symlink", str(Path(path).readlink()), path]
+    return ["--ro-bind", path, path]
+
+
+def _shared_libraries(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.glob("libpython*.so*"))
