@@ -6,20 +6,17 @@ pending, and comes back to whoever takes next under the same consumer name after
 
 Keys of a run, all in one hash slot (`P` is `vpd:{RUN_ID}:`):
     P groups     stream of small entries: group id, step, version, bytes and sha256 of the body
-    P body:ID    the body of a group (a claim check): its JSON, compressed
+    P body:ID    the body of a group; the stream entry is its claim check
     P known      hash of every group id ever published to its entry id; outlives the acknowledgement
     P dead       stream of groups given up, each with a reason; their bodies stay for inspection
 
-A body is zlib over JSON, not packed arrays: JSON keeps every token id and every float64 exactly, needs no schema
-of its own, and deflates to 11 bytes a token, where int32 and float64 arrays deflate to 9 (8 siblings of 4,096
-tokens). Stored sizes are bounded by admission (`credits`), never by trimming the stream.
+How a body is written is in `shared/group_codec.py`. Stored sizes are bounded by admission (`credits`), never by
+trimming the stream.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,11 +25,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
-from pydantic import ValidationError
 from redis.backoff import EqualJitterBackoff
 from redis.retry import Retry
 
 from shared.errors import DataError, QueueUnavailable
+from shared.group_codec import decode_group, digest, encode_group
 from shared.protocol import RolloutGroup
 from shared.settings import QueueSettings
 
@@ -137,7 +134,7 @@ class TrajectoryQueue:
             )
         body = encode_group(group)
         keys = [self._known, self._groups, self._body(group.group_id)]
-        values = [group.group_id, body, group.step, group.policy_version, len(body), _digest(body)]
+        values = [group.group_id, body, group.step, group.policy_version, len(body), digest(body)]
         with self._errors():
             return bool(self._client.eval(_PUBLISH, len(keys), *keys, *values))
 
@@ -300,30 +297,6 @@ class TrajectoryQueue:
 
 
 _Entry = tuple[bytes, dict[bytes, bytes]]
-
-
-def encode_group(group: RolloutGroup) -> bytes:
-    """The body of a group as it is stored."""
-    return zlib.compress(group.model_dump_json().encode(), level=1)
-
-
-def decode_group(body: bytes | None, fields: dict[bytes, bytes]) -> RolloutGroup:
-    """The group of a body, checked against its stream entry. Raises DataError saying what is wrong with it."""
-    if body is None:
-        raise DataError("its body is missing")
-    if _digest(body).encode() != fields[b"sha256"]:
-        raise DataError(f"its body is damaged: {len(body)} bytes do not have the checksum they were stored with")
-    try:
-        group = RolloutGroup.model_validate_json(zlib.decompress(body))
-    except (zlib.error, ValidationError) as error:
-        raise DataError(f"its body is no rollout group: {str(error).splitlines()[0]}") from error
-    if group.group_id.encode() != fields[b"group_id"]:
-        raise DataError(f"its body belongs to group {group.group_id}")
-    return group
-
-
-def _digest(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
 
 
 def _sentence(error: redis.RedisError, where: str) -> str:

@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import APIRouter, Body, Depends, FastAPI, Query
+from fastapi.openapi.models import Example
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.inference.engine import Engine, make_engine
@@ -29,6 +30,19 @@ from shared.service import create_service
 from shared.settings import Settings
 
 MAX_WAIT_S = 60.0
+
+_ROLLOUTS_EXAMPLE: dict[str, Example] = {
+    "two answers": {
+        "value": {
+            "prompts": [{"messages": [{"role": "user", "content": "What is 3 + 4?"}]}],
+            "n": 2,
+            "sampling": {"temperature": 1.0, "max_tokens": 32, "seed": 1},
+        }
+    }
+}
+_POLICY_EXAMPLE: dict[str, Example] = {
+    "version 12": {"value": {"run_id": "demo-1a2b3c", "version": 12, "path": "demo/policy/v000012", "sha256": "0" * 64}}
+}
 
 
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
@@ -118,7 +132,7 @@ def _native_routes(engine: Engine, store: PolicyStore, metrics: _Metrics) -> API
     router = APIRouter()
 
     @router.post("/v1/rollouts", tags=["policy"])
-    async def rollouts(request: RolloutRequest) -> RolloutResponse:
+    async def rollouts(request: Annotated[RolloutRequest, Body(openapi_examples=_ROLLOUTS_EXAMPLE)]) -> RolloutResponse:
         """Sample `n` rollouts of each prompt under one policy version."""
         ids = prompt_ids(engine, request.prompts)
         check_room(engine, ids, request.sampling.max_tokens, "sampling.max_tokens")
@@ -127,7 +141,7 @@ def _native_routes(engine: Engine, store: PolicyStore, metrics: _Metrics) -> API
         return response
 
     @router.post("/v1/policy", tags=["policy"])
-    async def publish(publication: PolicyPublication) -> PolicyState:
+    async def publish(publication: Annotated[PolicyPublication, Body(openapi_examples=_POLICY_EXAMPLE)]) -> PolicyState:
         """Serve a version from the next batch on; a refused one (422) leaves the old one in place."""
         return await store.publish(publication)
 

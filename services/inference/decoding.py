@@ -76,7 +76,9 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tupl
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
         return tokens, torch.zeros_like(tokens, dtype=torch.float32)
-    logprobs = torch.log_softmax(logits.float() / sampling.temperature, -1)
+    # Relative to the likeliest, or a temperature near 0 would divide into infinities on both sides.
+    heights = logits.float() - logits.float().amax(-1, keepdim=True)
+    logprobs = torch.log_softmax(heights / sampling.temperature, -1)
     if sampling.top_p < 1:
         logprobs = _nucleus(logprobs, sampling.top_p)
     tokens = torch.multinomial(logprobs.exp(), 1, generator=generator)

@@ -33,7 +33,7 @@ class LocalModel:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
             model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings.dtype))
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SettingsError(f"model.path: {settings.path} cannot be loaded: {reason}") from error
         self._model: Any = model.to(device).eval()
         self._max_batch_rows = max_batch_rows

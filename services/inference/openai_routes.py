@@ -11,9 +11,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
+from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
@@ -27,6 +28,15 @@ from shared.settings import Settings
 
 MODEL_NAME = "policy"
 Answer = dict[str, Any]
+
+_CHAT_EXAMPLE: dict[str, Example] = {
+    "a question": {
+        "value": {"model": MODEL_NAME, "messages": [{"role": "user", "content": "What is 3 + 4?"}], "max_tokens": 32}
+    }
+}
+_TEXT_EXAMPLE: dict[str, Example] = {
+    "a text": {"value": {"model": MODEL_NAME, "prompt": "def add(", "max_tokens": 32}},
+}
 
 
 def make_openai_router(settings: Settings, engine: Engine) -> APIRouter:
@@ -47,7 +57,9 @@ def make_openai_router(settings: Settings, engine: Engine) -> APIRouter:
         return _model(name, started)
 
     @router.post("/chat/completions", response_model=None)
-    async def chat_completions(request: ChatRequest) -> StreamingResponse | Answer:
+    async def chat_completions(
+        request: Annotated[ChatRequest, Body(openapi_examples=_CHAT_EXAMPLE)],
+    ) -> StreamingResponse | Answer:
         """Continue a chat."""
         _check_model(request.model, names)
         ids = [engine.render([message.to_message() for message in request.messages])]
@@ -62,7 +74,9 @@ def make_openai_router(settings: Settings, engine: Engine) -> APIRouter:
         return _stream(_chat_chunks(answer), answer, usage=_wants_usage(request))
 
     @router.post("/completions", response_model=None)
-    async def completions(request: CompletionRequest) -> StreamingResponse | Answer:
+    async def completions(
+        request: Annotated[CompletionRequest, Body(openapi_examples=_TEXT_EXAMPLE)],
+    ) -> StreamingResponse | Answer:
         """Continue plain texts or token ids."""
         _check_model(request.model, names)
         ids = _prompts(engine, request.prompt)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import DataError, QueueUnavailable
+from shared.group_codec import decode_group, digest, encode_group
 from shared.protocol import Feedback, Message, Rollout, RolloutGroup, SourceInfo, Task, Trajectory, VersionSpan
 from shared.redis_server import RedisServer
 from shared.settings import QueueSettings
-from shared.trajectory_queue import DeadLetter, QueueDepth, TrajectoryQueue, decode_group, encode_group
+from shared.trajectory_queue import DeadLetter, QueueDepth, TrajectoryQueue
 
 
 def make_group(run_id: str, index: int = 0, *, logprobs: list[float] | None = None, text: str = "x") -> RolloutGroup:
@@ -202,6 +204,30 @@ def test_a_dead_letter_is_not_delivered_again_and_keeps_its_body(
     assert f"body:{group.group_id}" in keys_of(redis_url, run_id)
 
 
+def test_a_waiting_consumer_is_woken_by_a_publication(queue: TrajectoryQueue, redis_url: str, run_id: str) -> None:
+    first, second = make_group(run_id, 0), make_group(run_id, 1)
+    queue.publish(first)
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(queue.take, 2, timeout_s=60)
+        # The first is pending: the consumer has come for it and now waits for the second.
+        producer = again(redis_url, run_id)
+        deadline = time.monotonic() + 20
+        while producer.depth().pending == 0:
+            assert time.monotonic() < deadline
+        producer.publish(second)
+        assert taken.result(20) == [first, second]
+
+
+def test_of_producers_that_publish_one_group_at_once_only_one_is_told_it_was_new(redis_url: str, run_id: str) -> None:
+    producers = [again(redis_url, run_id) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for index in range(10):
+            group = make_group(run_id, index)
+            assert sum(pool.map(lambda producer, one=group: producer.publish(one), producers)) == 1
+    assert producers[0].depth().waiting == 10
+    producers[0].drop()
+
+
 def test_credits_count_what_waits_and_what_is_pending(queue: TrajectoryQueue, run_id: str) -> None:
     assert queue.credits(4) == 4
     for index in range(3):
@@ -228,7 +254,7 @@ finite = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
 def test_a_group_round_trips_exactly(logprobs: list[float], text: str, index: int) -> None:
     group = make_group("run", index, logprobs=logprobs, text=text)
     body = encode_group(group)
-    fields = {b"sha256": hashlib.sha256(body).hexdigest().encode(), b"group_id": group.group_id.encode()}
+    fields = {b"sha256": digest(body).encode(), b"group_id": group.group_id.encode()}
     back = decode_group(body, fields)
     assert back == group
     signs = [math.copysign(1, value) for value in back.trajectories[0].rollout.logprobs]
