@@ -125,6 +125,7 @@ class Supervisor:
         self._logs.mkdir(parents=True, exist_ok=True)
         tether = [sys.executable, "-IS", str(Path(__file__).with_name("tether.py")), str(os.getpid())]
         with self.log(spec.name).open("ab") as log:
+            start = log.tell()
             process = subprocess.Popen(
                 [*(tether if self._tethered else []), *spec.command],
                 stdin=subprocess.DEVNULL,
@@ -133,7 +134,7 @@ class Supervisor:
                 env=None if spec.environment is None else dict(spec.environment),
                 start_new_session=True,
             )
-            return _Running(spec, process, log.tell(), restarts_left)
+            return _Running(spec, process, start, restarts_left)
 
     @staticmethod
     def _kill_group(one: _Running) -> None:

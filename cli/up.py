@@ -110,7 +110,7 @@ class _Session:
     def start_services(self, plan: Plan, settings_file: Path) -> None:
         """Redis first, then the services together. Raises `VPDError` if one does not become ready."""
         if plan.redis_socket is not None:
-            directory = self.claim.path / "redis"
+            directory = (self.claim.path / "redis").absolute()
             directory.mkdir(exist_ok=True)
             plan.redis_socket.unlink(missing_ok=True)
             server = RedisServer(directory, unix_socket=plan.redis_socket)

@@ -1,0 +1,120 @@
+"""The `vpd` command as a real process: help that teaches, and one sentence for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from cli_support import only_sentence, vpd
+
+from cli.claim import Claim
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A `--set` that names a model directory, so that nothing depends on the one that ships."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return f"--set=model.path={tmp_path / 'model'}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["vpd up", "serve", "train", "eval", "config", "--recipe", "VPD_A__B"]),
+        (["up"], ["--keep", "--fresh", "--base-port", "--set", "Example: vpd up"]),
+        (["serve"], ["code-feedback", "--port", "VPD_API_KEY", "Example: vpd serve"]),
+        (["train"], ["--only", "Example: vpd train --recipe"]),
+        (["test"], ["--e2e", "--compose", "pytest"]),
+        (["config"], ["show", "check", "docs"]),
+    ],
+)
+def test_help_teaches(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    done = vpd(*arguments, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert [word for word in words if word not in done.stdout] == []
+
+
+def test_help_needs_neither_torch_nor_a_server(tmp_path: Path) -> None:
+    done = vpd("--help", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "typer" in loaded
+    assert loaded.isdisjoint({"torch", "transformers", "fastapi", "uvicorn", "redis", "httpx", "pydantic"})
+
+
+@pytest.mark.parametrize("command", [["up"], ["train"], ["serve", "inference", "--port", "0"], ["config", "show"]])
+def test_an_unknown_setting_is_one_sentence_with_a_suggestion(tmp_path: Path, command: list[str]) -> None:
+    done = vpd(*command, "--set", "run.step=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "run.step is not a setting" in only_sentence(done)
+    assert "did you mean run.steps?" in only_sentence(done)
+
+
+def test_a_traceback_comes_only_when_asked_for(tmp_path: Path) -> None:
+    done = vpd("--debug", "config", "show", "--set", "run.step=3", cwd=tmp_path)
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: run.step is not a setting")
+
+
+def test_a_service_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path) -> None:
+    done = vpd("serve", "inferenze", "--port", "0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'inferenze'" in only_sentence(done)
+    assert "human-feedback" in only_sentence(done)
+
+
+def test_a_missing_model_is_one_sentence_before_anything_is_made(tmp_path: Path) -> None:
+    done = vpd("up", "--set", "model.path=./none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no model directory ./none" in only_sentence(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_port_is_one_sentence_with_the_port_and_the_way_out(tmp_path: Path, model: str) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        done = vpd("up", model, "--base-port", str(port), cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"Port {port}, for inference, is in use" in only_sentence(done)
+    assert "--base-port" in only_sentence(done)
+
+
+def test_a_second_up_in_the_same_directory_is_one_sentence_with_the_holder(tmp_path: Path, model: str) -> None:
+    holder = Claim(tmp_path / "runs" / "demo")
+    holder.take(fresh=False)
+    done = vpd("up", model, cwd=tmp_path)
+    holder.release()
+    assert done.returncode == 1
+    assert f"Another `vpd up` (process {os.getpid()}) runs in runs/demo" in only_sentence(done)
+
+
+def test_a_complete_run_is_one_sentence_that_says_how_to_start_another(tmp_path: Path, model: str) -> None:
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "summary.json").write_text("{}")
+    done = vpd("up", model, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--fresh" in only_sentence(done)
+    assert "--set run.name=NAME" in only_sentence(done)
+
+
+def test_status_and_down_say_that_nothing_is_up(tmp_path: Path) -> None:
+    assert vpd("status", cwd=tmp_path).stdout == "No stack is up below runs.\n"
+    assert vpd("down", cwd=tmp_path).stdout == "No stack is up below runs.\n"
+
+
+def test_config_show_gives_the_settings_in_force_as_json(tmp_path: Path) -> None:
+    done = vpd("config", "show", "--json", "--set", "run.steps=3", cwd=tmp_path, VPD_RUN__SEED="9")
+    run = json.loads(done.stdout)["run"]
+    assert (run["steps"], run["seed"]) == (3, 9)
+
+
+def test_config_check_finds_what_is_missing_and_fails(tmp_path: Path, model: str) -> None:
+    done = vpd("config", "check", model, "--set", "tasks.source=none.jsonl", cwd=tmp_path)
+    findings = dict(line.split(None, 2)[1::-1] for line in done.stdout.splitlines())
+    assert done.returncode == 1
+    assert (findings["model:"], findings["tasks:"], findings["redis:"]) == ("ok", "PROBLEM", "ok")

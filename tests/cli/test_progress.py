@@ -1,0 +1,119 @@
+"""Reading metrics while they are written, and what is shown of them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from cli.progress import MetricsTail, Progress, evaluation_line, result_lines, step_line
+
+STEP = {
+    "kind": "step",
+    "step": 11,
+    "steps": 80,
+    "reward_mean": 0.25,
+    "success_rate": 0.125,
+    "rows_trained": 90,
+    "m_step/kl": 0.0123,
+    "e_step/margin": 0.5,
+    "tokens_per_s": 321.4,
+    "queue/waiting": 2,
+    "queue/pending": 16,
+    "eta_s": 75,
+}
+EVALUATION = {"kind": "evaluation", "step": 10, "student_accuracy": 0.25, "teacher_accuracy": None}
+
+RECORDS = st.lists(
+    st.fixed_dictionaries({"kind": st.just("step"), "step": st.integers(), "note": st.text()}), max_size=8
+)
+
+
+@settings(max_examples=50)
+@given(RECORDS, st.lists(st.integers(1, 40), max_size=20))
+def test_however_the_file_grows_each_record_is_read_once(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], cuts: list[int]
+) -> None:
+    data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    path = tmp_path_factory.mktemp("tail") / "metrics.jsonl"
+    tail = MetricsTail(path)
+    seen = list(tail.read())
+    with path.open("ab", buffering=0) as file:
+        for size in [*cuts, len(data)]:
+            piece, data = data[:size], data[size:]
+            file.write(piece)
+            seen += tail.read()
+    assert seen == records
+
+
+def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    tail = MetricsTail(path)
+    assert len(tail.read()) == 2
+    part = tmp_path / "part"
+    part.write_text('{"step": 1}\n')
+    part.replace(path)
+    assert tail.read() == [{"step": 1}]
+
+
+def test_a_line_that_is_no_record_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('oops\n3\n{"step": 1}\n')
+    assert MetricsTail(path).read() == [{"step": 1}]
+
+
+def test_a_step_is_one_line_with_every_number_people_watch() -> None:
+    assert step_line(STEP, 80) == (
+        "step 12/80: reward 0.250, success 12.5%, rows trained 90, KL 0.0123, implicit-reward margin +0.500, "
+        "tokens/s 321, queue 2 waiting, 16 in work, 1:15 left"
+    )
+
+
+def test_numbers_an_algorithm_does_not_have_are_left_out() -> None:
+    assert step_line({"step": 0, "reward_mean": 0.5}, 80) == "step 1/80: reward 0.500, ? left"
+    assert evaluation_line(EVALUATION) == "held out, after 10 steps: student 25.0 %"
+
+
+def test_without_a_terminal_a_long_run_takes_few_lines_and_the_last_step_is_among_them() -> None:
+    out = io.StringIO()
+    with Progress(Console(file=out, width=200), 1000) as progress:
+        progress.update([STEP | {"step": step} for step in range(1000)])
+    lines = out.getvalue().splitlines()
+    assert 15 <= len(lines) <= 25
+    assert lines[-1].startswith("step 1000/1000")
+
+
+def test_on_a_terminal_the_live_display_shows_steps_numbers_and_accuracies() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=120, force_terminal=True, color_system=None)
+    with Progress(console, 80) as progress:
+        progress.status("Starting redis")
+        progress.update(
+            [EVALUATION | {"step": 0, "teacher_accuracy": 0.5}, EVALUATION | {"student_accuracy": 0.5}, STEP]
+        )
+        progress.say("inference is ready.")
+    text = out.getvalue()
+    for words in ("step 12 of 80", "0.0123", "+0.500", "25.0 % → 50.0 %", "1:15 left", "inference is ready."):
+        assert words in text
+
+
+def test_the_result_says_before_and_after_and_where_the_curve_is(tmp_path: Path) -> None:
+    summary = {
+        "accuracy_before": 0.25,
+        "accuracy_after": 0.75,
+        "teacher_accuracy_after": None,
+        "notes": ["half the run"],
+    }
+    (tmp_path / "curve.png").touch()
+    assert result_lines(summary, tmp_path) == [
+        "Held-out accuracy of the student: 25.0 % → 75.0 %",
+        "Note: half the run",
+        f"Curve: {tmp_path / 'curve.png'}",
+        f"Run directory: {tmp_path}",
+    ]
