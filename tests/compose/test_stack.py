@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800), pytest.mark.xdist_
 HTTP_SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback")
 OURS = (*HTTP_SERVICES, "collector", "learner")
 STATUS = "cat /proc/self/status; id -u; touch /opt/vpd/probe 2>&1 || true"
-RUN = "/runs/demo"
+RUN = "/vpd/runs/demo"
 
 # Asks the code-feedback service about a program that is read from standard input as JSON; prints the feedback.
 ASK = """
@@ -159,7 +159,7 @@ def test_a_source_is_swapped_by_its_url(stack: Stack, tmp_path: Path) -> None:
     stack.compose("up", "--detach", "--no-deps", "collector", "learner", environment=swapped)
     wait_for("the second run is done", lambda: stack.state("learner") == "exited", 300)
     assert stack.inspect("learner")["State"]["ExitCode"] == 0
-    stack.compose("cp", "learner:/runs/swapped/trajectories/step_000001.jsonl", str(tmp_path / "rows.jsonl"))
+    stack.compose("cp", "learner:/vpd/runs/swapped/trajectories/step_000001.jsonl", str(tmp_path / "rows.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert rows
     assert all(row["reward"] is not None for row in rows)
