@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,9 +17,19 @@ import torch
 from shared.settings import VPDSettings
 from trainer.algorithms.base import Algorithm, Metrics, Tools
 from trainer.algorithms.distillation import Distillation
-from trainer.batch import Batch, Row
+from trainer.batch import Batch
 from trainer.objectives.bco import RewardShift, bco_loss, class_weights, implicit_reward, within_trust_region
 from trainer.policy import Sequences
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the E-step needs of a row with an outcome and a context: plain, so that it fits into a checkpoint."""
+
+    prompt_ids: list[int]
+    teacher_ids: list[int]
+    response_ids: list[int]
+    success: bool
 
 
 class VPD(Algorithm):
@@ -29,24 +40,24 @@ class VPD(Algorithm):
         self.e_optimizer = tools.optimizer if self.e.optimizer == "shared" else tools.new_optimizer()
         self.prior = tools.policy.twin() if self.e.prior == "fixed" else tools.policy
         self.delta = RewardShift(self.e.delta_rate)
-        self.buffer: deque[Batch] = deque(maxlen=self.e.buffer_steps)
+        self.buffer: deque[list[Judged]] = deque(maxlen=self.e.buffer_steps)
 
     def train_step(self, batch: Batch) -> Metrics:
-        self.buffer.append(batch)
+        self.buffer.append(_judged(batch))
         metrics: Metrics = {}
         started = time.monotonic()
         if (batch.step + 1) % self.e.every == 0:
-            rows = [row for kept in self.buffer for row in kept.rows if row.e_prompt is not None]
+            rows = [row for kept in self.buffer for row in kept]
             for _ in range(self.e.gradient_steps if rows else 0):
                 metrics |= self.e_step(rows, batch.step)
             metrics |= {"e_step/rows": float(len(rows)), "seconds/e_step": time.monotonic() - started}
         return metrics | self.m_step(batch)
 
-    def e_step(self, rows: list[Row], step: int) -> Metrics:
+    def e_step(self, rows: list[Judged], step: int) -> Metrics:
         """min over q of L_E (Eq. 6-8): a binary classifier of outcomes on the implicit reward, anchored to pi."""
-        with_feedback = Sequences([r.e_prompt.token_ids for r in rows if r.e_prompt], [r.response_ids for r in rows])
-        alone = Sequences([r.group.prompt_token_ids for r in rows], [r.response_ids for r in rows])
-        success = torch.tensor([bool(r.success) for r in rows], device=self.policy.device)
+        with_feedback = Sequences([r.teacher_ids for r in rows], [r.response_ids for r in rows])
+        alone = Sequences([r.prompt_ids for r in rows], [r.response_ids for r in rows])
+        success = torch.tensor([r.success for r in rows], device=self.policy.device)
         scale = self.e.beta / self._lengths(rows) if self.e.length_normalised else self.e.beta
 
         log_prior = self.prior.response_logprobs(alone)
@@ -71,7 +82,7 @@ class VPD(Algorithm):
                 metrics["e_step/loss"] = metrics.get("e_step/loss", 0.0) + float(loss.detach())
         return metrics
 
-    def _lengths(self, rows: list[Row]) -> torch.Tensor:
+    def _lengths(self, rows: list[Judged]) -> torch.Tensor:
         return torch.tensor([float(len(r.response_ids)) for r in rows], device=self.policy.device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,6 +91,7 @@ class VPD(Algorithm):
             "e_optimizer": self.e_optimizer.state_dict() if self.e.optimizer == "own" else None,
             "prior": self.prior.network.state_dict() if self.e.prior == "fixed" else None,
             "delta": self.delta.state_dict(),
+            "buffer": [[asdict(row) for row in rows] for rows in self._remembered()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -89,6 +101,21 @@ class VPD(Algorithm):
         if self.e.prior == "fixed":
             self.prior.network.load_state_dict(state["prior"])
         self.delta.load_state_dict(state["delta"])
+        self.buffer.clear()
+        self.buffer.extend([Judged(**row) for row in rows] for rows in state["buffer"])
+
+    def _remembered(self) -> list[list[Judged]]:
+        """The steps that the next one will still find in the buffer."""
+        steps = self.e.buffer_steps - 1
+        return list(self.buffer)[-steps:] if steps else []
+
+
+def _judged(batch: Batch) -> list[Judged]:
+    return [
+        Judged(row.group.prompt_token_ids, row.e_prompt.token_ids, row.response_ids, bool(row.success))
+        for row in batch.rows
+        if row.e_prompt is not None
+    ]
 
 
 def diagnostics(
