@@ -102,8 +102,14 @@ class BatchBuilder:
         rng = random.Random(f"{self.seed}-{step}-shuffled")
         exchanged = []
         for group, m, e in contexts:
-            others = [i for i, (g, _, _) in enumerate(contexts) if g.task.id != group.task.id]
-            donor_m, donor_e = own[rng.choice(others)] if others else (Context(), Context())
+            others = [(m, e) for g, m, e in contexts if g.task.id != group.task.id]
             # A row keeps whether it has a context at all, so that only the content is exchanged.
-            exchanged.append((donor_m if m else m, donor_e if e else e))
+            drawn_m = _draw(rng, [m for m, _ in others]) if m else m
+            drawn_e = _draw(rng, [e for _, e in others]) if e else e
+            exchanged.append((drawn_m, drawn_e))
         return exchanged
+
+
+def _draw(rng: random.Random, contexts: Sequence[Context]) -> Context:
+    """One of those that say something; an empty one where none does."""
+    return rng.choice([context for context in contexts if context] or [Context()])
