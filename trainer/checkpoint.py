@@ -42,8 +42,12 @@ class Checkpoints:
                 raise
             cause = error if isinstance(error, OSError) else OSError(28, "No space left on device")
             raise disk_error(cause, file) from error
-        for old in sorted(self.directory.glob("step_*.pt"))[: -self.keep]:
-            old.unlink()
+        files = sorted(self.directory.glob("step_*.pt"))
+        # Newer files than this could not be read: left in place, they would push out those that can.
+        kept = [other for other in files if other <= file][-self.keep :]
+        for other in files:
+            if other not in kept:
+                other.unlink()
 
     def load_newest(self) -> State | None:
         """The newest readable checkpoint, or None; a torn or corrupt one is skipped with a warning."""
