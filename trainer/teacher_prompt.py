@@ -68,7 +68,7 @@ def build(
     """
     limit = min(max_tokens, settings.max_tokens)
 
-    def attempt(feedback: str | None) -> TeacherPrompt:
+    def attempt(feedback: str | None, kept: int) -> TeacherPrompt:
         text = compose(
             messages[-1].content,
             demonstration=context.demonstration,
@@ -76,14 +76,14 @@ def build(
             succeeded=context.succeeded,
             settings=settings,
         )
-        cut = len(context.feedback or "") - len(feedback or "")
-        return TeacherPrompt(text, render([*messages[:-1], Message(role="user", content=text)]), max(cut, 0))
+        cut = len(context.feedback or "") - kept
+        return TeacherPrompt(text, render([*messages[:-1], Message(role="user", content=text)]), cut)
 
-    prompt = attempt(context.feedback)
     kept = len(context.feedback or "")
+    prompt = attempt(context.feedback, kept)
     while len(prompt.token_ids) > limit and kept > 0:
         kept = kept // 2 if kept > 32 else 0
-        prompt = attempt(_middle_cut(context.feedback or "", kept) if kept else None)
+        prompt = attempt(_middle_cut(context.feedback or "", kept) if kept else None, kept)
     fits = len(prompt.token_ids) <= limit
     has_context = context.demonstration is not None or kept > 0
     return prompt if fits and has_context else None
