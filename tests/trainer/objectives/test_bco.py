@@ -27,7 +27,7 @@ def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def closed_form(reward: np.ndarray, success: np.ndarray, delta: float, weight: np.ndarray) -> tuple[float, np.ndarray]:
-    """The loss and its derivative by each reward: -w sigmoid(-(r - delta)) for a success, +w sigmoid(r - delta) else."""
+    """The loss and its derivative by each reward: -w sigmoid(-(r - delta)) for a success, w sigmoid(r - delta) else."""
     value, slope = 0.0, np.zeros_like(reward)
     for i, r in enumerate(reward):
         z = r - delta if success[i] else delta - r

@@ -1,0 +1,47 @@
+"""Batches over the tiny model, and the tools an algorithm is made with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from trainer_builders import random_groups
+
+from shared.settings import OptimizerSettings, TeacherPromptSettings
+from trainer.algorithms import Tools
+from trainer.batch import Batch, BatchBuilder
+from trainer.optimisation import Optimizer
+from trainer.policy import Policy
+
+
+def tools(policy: Policy, *, learning_rate: float = 1e-3, total_steps: int = 10, **optimizer: Any) -> Tools:
+    """Tools without warm-up, so that the first step already moves at the full rate."""
+    settings = OptimizerSettings(**{"warmup_steps": 0, "weight_decay": 0.01} | optimizer)
+
+    def new_optimizer() -> Optimizer:
+        return Optimizer(policy, settings, learning_rate=learning_rate, total_steps=total_steps)
+
+    return Tools(policy, new_optimizer(), new_optimizer)
+
+
+def batches(policy: Policy, count: int, **prompt: Any) -> list[Batch]:
+    """Seeded batches of 2 groups of 3: successes, failures with feedback, and rows without a context."""
+    builder = BatchBuilder(
+        TeacherPromptSettings(**prompt),
+        render=policy.render,
+        max_context=policy.max_context,
+        seed=0,
+        shadow=frozenset(),
+    )
+    return [builder.build(step, random_groups(step)) for step in range(count)]
+
+
+def weights(policy: Policy) -> dict[str, Tensor]:
+    """A copy of the weights."""
+    return {name: tensor.clone() for name, tensor in policy.network.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
