@@ -7,6 +7,7 @@ the tiers in order: what uses a service goes before the service.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from shared.errors import InfrastructureError
 GRACE_S = 10.0
 _POLL_S = 0.05
 _TAIL_LINES = 5
+_FULL_DISK_BYTES = 2**20
 
 
 class ProcessFailed(InfrastructureError):
@@ -99,6 +101,8 @@ class Supervisor:
         one = self._running[name]
         times = f" {one.spec.restarts + 1} times" if one.spec.restarts and not one.restarts_left else ""
         words = last_words(self.log(name), one.log_start)
+        if shutil.disk_usage(self._logs).free < _FULL_DISK_BYTES:
+            words = f"the disk of {self._logs} is full, so its log may lack the reason; free some space and go on"
         return ProcessFailed(f"{name} {_how(one.process.wait())}{times}: {words} (log: {self.log(name)})")
 
     def log(self, name: str) -> Path:

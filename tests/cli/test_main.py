@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 from cli_support import only_sentence, vpd
 
 from cli.claim import Claim
+from cli.main import main
 
 
 @pytest.fixture
@@ -118,3 +121,16 @@ def test_config_check_finds_what_is_missing_and_fails(tmp_path: Path, model: str
     findings = dict(line.split(None, 2)[1::-1] for line in done.stdout.splitlines())
     assert done.returncode == 1
     assert (findings["model:"], findings["tasks:"], findings["redis:"]) == ("ok", "PROBLEM", "ok")
+
+
+def test_a_full_disk_anywhere_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(**_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/demo/up.json")
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr("cli.main.typer.main.get_command", lambda _: write)
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert capsys.readouterr().err == "error: The disk is full (runs/demo/up.json): free some space and go on.\n"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,16 @@ def test_tethered_processes_die_with_a_killed_supervisor_and_free_ones_live_on(t
         parent.stdout.close()
         for pid in filter(lives, pids):
             os.kill(pid, signal.SIGKILL)
+
+
+def test_on_a_full_disk_the_error_says_so_since_the_log_cannot(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor.start(Spec("job", python("raise SystemExit(1)")))
+    eventually(lambda: supervisor.died("job"), "the job ended")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**30, 2**30, 0))
+    assert "is full" in str(supervisor.failure("job"))
 
 
 def test_a_log_that_is_not_there_has_no_last_words(tmp_path: Path) -> None:
