@@ -23,6 +23,7 @@ from shared.errors import InfrastructureError
 START_TIMEOUT_S = 30.0
 GRACE_S = 10.0
 """How long past its own limits a driver may take before it counts as hung."""
+CLOSED_CHECK_S = 0.2
 FILE_BYTES = 16 * 2**20
 
 
@@ -93,6 +94,8 @@ class Confined:
         self._deadline_at = deadline_at
 
     def __enter__(self) -> Self:
+        if self._isolation.closed:
+            raise SandboxFailure("The sandbox is being shut down.")
         self._scratch = self._isolation.make_scratch()
         launch = self._isolation.launch(self._scratch)
         try:
@@ -193,8 +196,11 @@ class Confined:
 
     def _wait(self, poll: select.poll, ends_at: float) -> None:
         until = ends_at if self._deadline_at is None else min(ends_at, self._deadline_at)
-        if poll.poll(max(0.0, until - time.monotonic()) * 1000):
-            return
+        while (left := until - time.monotonic()) > 0:
+            if self._isolation.closed:
+                raise SandboxFailure("The sandbox is being shut down.")
+            if poll.poll(min(left, CLOSED_CHECK_S) * 1000):
+                return
         if until == self._deadline_at:
             raise DeadlinePassed("The deadline came before the verdict.")
         raise SandboxFailure("A sandbox did not answer in time.")

@@ -47,12 +47,14 @@ class Isolation:
 
     def __init__(self, tier: Tier) -> None:
         self.tier: Tier = tier
+        self.closed = False
         self._directory = Path(tempfile.mkdtemp(prefix="vpd-sandbox-"))
         self._directory.chmod(0o755)
         self._compile_driver()
 
     def close(self) -> None:
-        """Remove the compiled driver; nothing can be started afterwards."""
+        """Remove the compiled driver; nothing can be started afterwards, and what runs gives up within a moment."""
+        self.closed = True
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def make_scratch(self) -> Path:

@@ -11,7 +11,7 @@ import resource
 
 from sandbox.inside import syscalls
 
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 8, 38, 22
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 4, 8, 38, 22
 SECCOMP_MODE_FILTER = 2
 SIGKILL = 9
 
@@ -63,8 +63,10 @@ def die_with_parent() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """No set-user-id program gives privileges from here on; Landlock and seccomp need this."""
+    """No set-user-id program gives privileges from here on (Landlock and seccomp need this), and no process of the
+    same user may look into our memory."""
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(PR_SET_DUMPABLE, 0)
 
 
 def restrict_files(readable: tuple[str, ...], scratch: str) -> None:

@@ -1,0 +1,1 @@
+"""HTTP face of the sandbox: programs in, rewards and words out."""
