@@ -28,6 +28,7 @@ def findings(settings: Settings, base_port: int) -> Iterator[Finding]:
     for name, look in (
         ("model", lambda: _model(settings)),
         ("tasks", lambda: _tasks(settings)),
+        ("sandbox", lambda: _sandbox(settings)),
         ("redis", lambda: str(find_redis_server())),
         ("ports", lambda: _ports(settings, base_port)),
         ("disk", lambda: _disk(settings)),
@@ -52,6 +53,16 @@ def _tasks(settings: Settings) -> str:
     tasks = load_tasks(settings.tasks, seed=settings.run.seed)
     tasks.training(0, 1)
     return f"{settings.tasks.source}, {len(tasks.held_out(settings.evaluation.final_tasks))} held out"
+
+
+def _sandbox(settings: Settings) -> str:
+    from sandbox.attack import open_isolation
+
+    isolation = open_isolation(settings.code_feedback.isolation)
+    try:
+        return f"the tier {isolation.tier} holds"
+    finally:
+        isolation.close()
 
 
 def _ports(settings: Settings, base_port: int) -> str:
