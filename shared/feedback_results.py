@@ -1,6 +1,7 @@
 """What a feedback source answered, read item by item: one wrong result costs that item alone.
 
-Pure functions from bytes to `Feedback`; who fetched the bytes is `shared/feedback_transport.py`.
+Pure functions from bytes to `Feedback`, and the small pieces that sources write theirs with; who fetched the bytes is
+`shared/feedback_transport.py`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def failure(
     """Feedback that says why there is none."""
     return Feedback(
         trajectory_id=item.trajectory_id,
-        feedback_id=_feedback_id(item, source),
+        feedback_id=feedback_id(item, source),
         status=status,
         error=FeedbackFailure(class_=class_, message=message, retryable=retryable),
         source=source,
@@ -64,8 +65,13 @@ def failure(
 def abstention(item: FeedbackItem, source: SourceInfo) -> Feedback:
     """Feedback that says nothing."""
     return Feedback(
-        trajectory_id=item.trajectory_id, feedback_id=_feedback_id(item, source), status="abstain", source=source
+        trajectory_id=item.trajectory_id, feedback_id=feedback_id(item, source), status="abstain", source=source
     )
+
+
+def feedback_id(item: FeedbackItem, source: SourceInfo) -> str:
+    """The id of what a source that keeps no ids of its own says about `item`."""
+    return f"{item.trajectory_id[: 199 - len(source.name)]}:{source.name}"
 
 
 def cut_middle(text: str, max_chars: int) -> str:
@@ -130,7 +136,3 @@ def _first_error(error: ValidationError | RecursionError) -> tuple[str, str]:
         return "result", "it is nested too deeply"
     first = error.errors(include_input=False, include_url=False)[0]
     return ".".join(str(part) for part in first["loc"])[:200] or "result", first["msg"]
-
-
-def _feedback_id(item: FeedbackItem, source: SourceInfo) -> str:
-    return f"{item.trajectory_id[: 199 - len(source.name)]}:{source.name}"

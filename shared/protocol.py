@@ -314,3 +314,23 @@ class CritiqueUse(Wire):
     status: Literal["used", "stale"]
     step: int = Field(ge=0)
     reason: str | None = None
+
+
+class RolloutRecord(Wire):
+    """`GET /v1/rollouts/{trajectory_id}`: a rollout as human-feedback was asked about it, with its critiques.
+
+    `run_id`, `asked_at` and `item` are None while only critiques have arrived.
+    """
+
+    trajectory_id: Identifier
+    run_id: Identifier | None = None
+    asked_at: str | None = None
+    item: FeedbackItem | None = None
+    critiques: list[CritiqueState] = Field(default_factory=list)
+
+
+class RolloutPage(Wire):
+    """`GET /v1/rollouts`: newest first; `next_cursor` fetches older ones, None at the end."""
+
+    items: list[RolloutRecord]
+    next_cursor: str | None = None
