@@ -23,7 +23,7 @@ _STATES = TypeAdapter(list[CritiqueState])
 class HumanClient:
     """Talks to the human-feedback service at `url`; each call has `timeout_s` seconds."""
 
-    def __init__(self, url: str, *, api_key: SecretStr | None, timeout_s: float = 5.0) -> None:
+    def __init__(self, url: str, api_key: SecretStr | None, *, timeout_s: float = 5.0) -> None:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key is not None else {}
@@ -40,11 +40,17 @@ class HumanClient:
             if len(page) < PAGE:
                 return found
 
-    async def report_use(self, trajectory_id: str, identifier: str, use: CritiqueUse) -> CritiqueState | None:
-        """Tell the writer what became of a critique; None if it has been deleted. Raises ServiceUnavailable."""
-        path = f"/v1/rollouts/{quote(trajectory_id, safe='')}/critiques/{quote(identifier, safe='')}/use"
-        response = await self._call("POST", path, json=use.model_dump())
-        return None if response.status_code == 404 else self._read(TypeAdapter(CritiqueState), response)
+    async def report_use(
+        self, state: CritiqueState, *, used: bool, step: int, reason: str | None = None
+    ) -> CritiqueState | None:
+        """Tell the writer what became of the critique read as `state`: used at training step `step`, or stale. None
+        if it has been deleted or changed since: then this use was not of it. Raises ServiceUnavailable."""
+        use = CritiqueUse(status="used" if used else "stale", step=step, reason=reason)
+        where = f"{quote(state.trajectory_id, safe='')}/critiques/{quote(state.identifier, safe='')}"
+        response = await self._call(
+            "POST", f"/v1/rollouts/{where}/use", params={"seq": state.seq}, json=use.model_dump()
+        )
+        return None if response.status_code in (404, 409) else self._read(TypeAdapter(CritiqueState), response)
 
     async def aclose(self) -> None:
         """Close the connections."""

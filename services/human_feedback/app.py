@@ -113,9 +113,17 @@ def _learner(store: CritiqueStore) -> APIRouter:
         return await store.after(after, run_id, limit)
 
     @router.post(CRITIQUE_PATH + "/use")
-    async def use_critique(trajectory_id: Identifier, identifier: Identifier, use: CritiqueUse) -> CritiqueState:
-        """Record what the learner did with a critique."""
-        return _found(await store.use(trajectory_id, identifier, use))
+    async def use_critique(
+        trajectory_id: Identifier,
+        identifier: Identifier,
+        use: CritiqueUse,
+        seq: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    ) -> CritiqueState:
+        """Record what the learner did with a critique; with `seq`, only if it has not changed since that write."""
+        state = _found(await store.use(trajectory_id, identifier, use, seq))
+        if seq is not None and state.seq != seq:
+            raise Problem(409, "Conflict", "The critique has changed since it was read.", field="seq")
+        return state
 
     return router
 

@@ -74,9 +74,10 @@ class CritiqueStore:
         """Forget a critique; False if there was none."""
         return await self._run(lambda: self._delete(trajectory_id, identifier))
 
-    async def use(self, trajectory_id: str, identifier: str, use: CritiqueUse) -> CritiqueState | None:
-        """Record what became of a critique; its `seq` stays."""
-        return await self._run(lambda: self._use(trajectory_id, identifier, use))
+    async def use(self, trajectory_id: str, identifier: str, use: CritiqueUse, seq: int | None) -> CritiqueState | None:
+        """Record what became of a critique, if it is still the one written as `seq` (None: whichever it is); the
+        critique as it is then. Its `seq` stays."""
+        return await self._run(lambda: self._use(trajectory_id, identifier, use, seq))
 
     async def after(self, seq: int, run_id: str, limit: int) -> list[CritiqueState]:
         """Critiques written after `seq`, oldest first, of trajectories whose id starts with `run_id`."""
@@ -153,13 +154,13 @@ class CritiqueStore:
                 self._db.execute("DELETE FROM critiques WHERE trajectory_id = ? AND identifier = ?", key).rowcount > 0
             )
 
-    def _use(self, trajectory_id: str, identifier: str, use: CritiqueUse) -> CritiqueState | None:
+    def _use(self, trajectory_id: str, identifier: str, use: CritiqueUse, seq: int | None) -> CritiqueState | None:
         key = (trajectory_id, identifier)
         with self._transaction():
             self._db.execute(
                 "UPDATE critiques SET status = ?, step = ?, reason = ?, updated_at = ?"
-                " WHERE trajectory_id = ? AND identifier = ?",
-                (use.status, use.step, use.reason, _now(), *key),
+                " WHERE trajectory_id = ? AND identifier = ? AND seq = coalesce(?, seq)",
+                (use.status, use.step, use.reason, _now(), *key, seq),
             )
             found = self._critiques("WHERE trajectory_id = ? AND identifier = ?", key)
         return found[0] if found else None
