@@ -301,9 +301,9 @@ _Entry = tuple[bytes, dict[bytes, bytes]]
 
 def _sentence(error: redis.RedisError, where: str) -> str:
     text = str(error)
-    if "OOM " in text:
+    if "maxmemory" in text:
         return f"Redis at {where} is full and stores nothing more: raise its maxmemory, or wait for the learner."
-    if "MISCONF" in text or "READONLY" in text:
+    if "MISCONF" in text or isinstance(error, redis.ReadOnlyError):
         return f"Redis at {where} cannot write ({text}): free its disk, or point queue.url at a primary."
     if isinstance(error, redis.AuthenticationError):
         return f"Redis at {where} refused the password in queue.url."

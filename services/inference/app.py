@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Body, Depends, FastAPI, Query
+from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request
 from fastapi.openapi.models import Example
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -147,13 +147,14 @@ def _native_routes(engine: Engine, store: PolicyStore, metrics: _Metrics) -> API
 
     @router.get("/v1/policy", tags=["policy"])
     async def policy(
+        request: Request,
         unlike: Annotated[str | None, Query(description="RUN_ID:VERSION; `:0` is the initial model")] = None,
         wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0,
     ) -> PolicyState:
         """What is served; with `unlike`, as soon as it is not that, or after `wait_s` seconds as it is."""
         if unlike is None:
             return store.state
-        return await store.wait_unlike(_parse_unlike(unlike), wait_s)
+        return await store.wait_unlike(_parse_unlike(unlike), wait_s, request.is_disconnected)
 
     return router
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -18,6 +19,8 @@ from shared.settings import Settings
 
 POINTER_FILE = "current_policy.json"
 WEIGHTS_FILE = "model.safetensors"
+# How often a long poll looks whether its client is still there: without, it would hold up the end of the server.
+GONE_CHECK_S = 0.5
 
 
 class Pointer(Wire):
@@ -84,18 +87,30 @@ class PolicyStore:
         except DataError as error:
             _log().warning("the published policy is gone, serving the initial model", reason=str(error))
 
-    async def wait_unlike(self, unlike: tuple[str | None, int], timeout_s: float) -> PolicyState:
-        """The state as soon as it is not this run and version, or after `timeout_s` seconds as it is."""
+    async def wait_unlike(
+        self, unlike: tuple[str | None, int], timeout_s: float, gone: Callable[[], Awaitable[bool]]
+    ) -> PolicyState:
+        """The state as soon as it is not this run and version; as it is after `timeout_s` seconds, or soon after
+        `gone()` turns true or the server stops."""
 
         def differs() -> bool:
             return (self.state.run_id, self.state.version) != unlike
 
+        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(differs)
-        except TimeoutError:
+            while not differs() and (left_s := deadline - asyncio.get_running_loop().time()) > 0 and not await gone():
+                await self._wait_for(differs, min(left_s, GONE_CHECK_S))
+        except asyncio.CancelledError:
+            # Only a server that stops cancels a request: what is served is still a true answer.
             pass
         return self.state
+
+    async def _wait_for(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(condition)
+        except TimeoutError:
+            pass
 
     async def _load(self, publication: PolicyPublication) -> None:
         directory = _below(self._root, publication.path)

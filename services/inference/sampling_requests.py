@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from services.inference.engine import Engine
-from shared.errors import DataError
+from shared.errors import DataError, EngineFailure
 from shared.protocol import Prompt, PromptRollouts, Sampling
 
 
@@ -37,8 +38,12 @@ def check_room(engine: Engine, ids: Sequence[Sequence[int]], max_tokens: int, fi
 
 
 async def sample(engine: Engine, ids: Sequence[list[int]], n: int, sampling: Sampling) -> list[PromptRollouts]:
-    """`n` rollouts of each prompt, in order."""
-    rollouts = await engine.generate([prompt for prompt in ids for _ in range(n)], sampling)
+    """`n` rollouts of each prompt, in order. Raises EngineFailure, also when the server gives the request up."""
+    try:
+        rollouts = await engine.generate([prompt for prompt in ids for _ in range(n)], sampling)
+    except asyncio.CancelledError as error:
+        # Only a server that stops cancels a request: a 503 lets the client ask the next one, a 500 would not.
+        raise EngineFailure("The service is stopping.") from error
     return [
         PromptRollouts(prompt_token_ids=prompt, rollouts=rollouts[index * n : (index + 1) * n])
         for index, prompt in enumerate(ids)
