@@ -1,0 +1,81 @@
+"""One `vpd up` as a process, and the files of its run."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KEY = "e2e-key"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+RUN_LIMIT_S = 600.0
+
+
+def free_base_port() -> int:
+    """A port with three more free ones after it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            base = int(probe.getsockname()[1])
+        if base < 65_000 and all(_is_free(base + i) for i in range(5)):
+            return base
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@dataclass
+class Up:
+    """One `vpd up` (or another verb) as a process, and the files of its run."""
+
+    process: subprocess.Popen[str]
+    directory: Path
+    base_port: int
+
+    def wait(self, limit_s: float = RUN_LIMIT_S) -> str:
+        """Everything it printed, once it has ended."""
+        output, _ = self.process.communicate(timeout=limit_s)
+        return output
+
+    def summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads((self.directory / "summary.json").read_text())
+        return summary
+
+    def steps(self) -> list[dict[str, Any]]:
+        file = self.directory / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [r for r in map(json.loads, lines) if r["kind"] == "step"]
+
+    def run_id(self) -> str:
+        run_id: str = json.loads((self.directory / "run.json").read_text())["run_id"]
+        return run_id
+
+    def trajectories(self, step: int) -> list[dict[str, Any]]:
+        file = self.directory / "trajectories" / f"step_{step:06d}.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    def until(self, condition: Callable[[], bool], limit_s: float = 180.0) -> None:
+        """Poll until the condition holds while the process lives."""
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert self.process.poll() is None, f"vpd ended early:\n{self.process.communicate()[0]}"
+            assert time.monotonic() < deadline, "the condition did not come about in time"
+            time.sleep(0.1)
+
+
+Start = Callable[..., Up]
+
+
+def chosen(**values: Any) -> list[str]:
+    """`--set` arguments; `__` stands for the dot."""
+    return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
+
+
+SMALL = chosen(evaluation__final_tasks=16, evaluation__tasks=16)
