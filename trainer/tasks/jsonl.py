@@ -104,8 +104,11 @@ def _wrong_reference(task: Task) -> tuple[str, str] | None:
                 return f"reference.tests.{i}", "has a test without the strings `input` and `output`"
         if task.kind == "code.functional" and not _text(task.reference.get("fn_name")):
             return "reference.fn_name", "does not say which function to call"
-    if task.kind == "code.assert" and not _text(task.reference.get("test_code")):
-        return "reference.test_code", "has no tests; give it `test_code`"
+    if task.kind == "code.assert":
+        if not _text(task.reference.get("test_code")):
+            return "reference.test_code", "has no tests; give it `test_code`"
+        if not _text(task.reference.get("entry_point")):
+            return "reference.entry_point", "does not say which function is tested"
     if task.kind in ("choice", "math") and not _text(task.reference.get("answer")):
         return "reference.answer", "has no answer to compare with"
     return None

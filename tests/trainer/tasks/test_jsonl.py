@@ -53,6 +53,7 @@ def numbered(count: int) -> list[dict[str, Any]]:
         (entry("b", reference={"tests": [{"input": "1", "output": "1"}]}), r"reference\.fn_name: task 'b'"),
         (entry("b", kind="code.stdin", reference={}), r"reference\.tests: task 'b' has no tests"),
         (entry("b", kind="code.assert", reference={}), r"reference\.test_code: task 'b' has no tests"),
+        (entry("b", kind="code.assert", reference={"test_code": "assert f()"}), r"reference\.entry_point: task 'b'"),
         (entry("b", kind="choice", reference={}), r"reference\.answer: task 'b' has no answer"),
     ],
 )

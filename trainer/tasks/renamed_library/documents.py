@@ -22,10 +22,6 @@ LENGTHS, LENGTH_SHARES = (1, 2, 3), (0.15, 0.25, 0.60)
 """Steps of a question, and their shares."""
 PLAIN, FEEDBACK, DEMONSTRATION = 4 / 16, 9 / 16, 3 / 16
 """Shares of documents with the question alone, with feedback, and with a worked solution."""
-FOLLOW, REPEAT = 0.5, 0.3
-"""Reactions to a named rename: heed it, repeat the old name; the rest ignore it."""
-COPY = 0.6
-"""Chance that a line of a worked solution is copied."""
 BOTH = 0.25
 """Share of documents with a worked solution that carry feedback as well."""
 CORRUPTED = 0.02
@@ -37,6 +33,22 @@ WRONG_FUNCTION, NO_NAME = 0.04, 0.005
 
 
 @dataclass(frozen=True)
+class Habits:
+    """How often a named rename is heeded (`follow`) or the old name repeated (`repeat`; else the feedback is
+    ignored), and how often a line of a worked solution is copied (`copy`)."""
+
+    follow: float
+    repeat: float
+    copy: float
+
+
+ATTENTIVE = Habits(follow=1.0, repeat=0.0, copy=1.0)
+"""The first lessons: a small model learns to look things up in its prompt only where that always pays."""
+HALF_HEARTED = Habits(follow=0.5, repeat=0.3, copy=0.6)
+"""The habits the model ends with."""
+
+
+@dataclass(frozen=True)
 class Document:
     """The user message and the response to learn."""
 
@@ -44,16 +56,16 @@ class Document:
     response: str
 
 
-def documents(seed: int) -> Iterator[Document]:
-    """The endless stream of documents of a seed."""
+def documents(seed: int, *, lessons: int = 0) -> Iterator[Document]:
+    """The endless stream of documents of a seed; the first `lessons` show attentive habits, the rest half-hearted."""
     draw = random.Random(f"documents:{seed}")
     settings = TeacherPromptSettings()
     for index in range(2**63):
         library = draw_library(f"pretraining:{seed}:{index}")
-        yield _document(draw, library, settings)
+        yield _document(draw, library, ATTENTIVE if index < lessons else HALF_HEARTED, settings)
 
 
-def _document(draw: random.Random, library: Library, settings: TeacherPromptSettings) -> Document:
+def _document(draw: random.Random, library: Library, habits: Habits, settings: TeacherPromptSettings) -> Document:
     steps = draw_constants(draw, draw_training_concepts(draw, draw.choices(LENGTHS, LENGTH_SHARES)[0]))
     kind = draw.choices(("plain", "feedback", "demonstration"), (PLAIN, FEEDBACK, DEMONSTRATION))[0]
     calls = [prior_call(draw, step) for step in steps]
@@ -63,13 +75,13 @@ def _document(draw: random.Random, library: Library, settings: TeacherPromptSett
     succeeded = False
     if kind == "demonstration":
         shown = [Call(library.real(step.concept), step.constant) for step in steps]
-        calls = [s if draw.random() < COPY else c for s, c in zip(shown, calls, strict=True)]
+        calls = [s if draw.random() < habits.copy else c for s, c in zip(shown, calls, strict=True)]
     if kind == "feedback" or (kind == "demonstration" and draw.random() < BOTH):
         attempt = earlier_attempt(draw, steps, library)
         outcome = judge(attempt, library, draw_tests(draw, steps))
         feedback, succeeded = _words(draw, attempt, outcome), outcome.success
         if shown is None:
-            calls = react(draw, calls, attempt, outcome)
+            calls = react(draw, calls, attempt, outcome, habits)
     if kind != "plain":
         demonstration = None if shown is None else program(shown)
         message = compose(
@@ -100,9 +112,13 @@ def _attempted_call(draw: random.Random, step: Step, library: Library, knowledge
     return prior_call(draw, Step(concept, step.constant))
 
 
-def react(draw: random.Random, calls: list[Call], attempt: Sequence[Call], outcome: Outcome) -> list[Call]:
+def react(
+    draw: random.Random, calls: list[Call], attempt: Sequence[Call], outcome: Outcome, habits: Habits
+) -> list[Call]:
     """The next attempt after an outcome: `calls`, but for the line whose rename was named."""
-    mood = draw.choices(("follow", "repeat", "ignore"), (FOLLOW, REPEAT, 1 - FOLLOW - REPEAT))[0]
+    mood = draw.choices(
+        ("follow", "repeat", "ignore"), (habits.follow, habits.repeat, 1 - habits.follow - habits.repeat)
+    )[0]
     failed = outcome.failed_call
     if failed is None or outcome.new_name is None or mood == "ignore":
         return calls

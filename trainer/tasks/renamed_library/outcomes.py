@@ -1,6 +1,7 @@
 """Exactly what running a program of the world on its tests would say, found without running anything.
 
-Pre-training needs hundreds of thousands of such texts; the tests hold them equal to the code-feedback service's.
+Like the sandbox, it stops at the first test that fails. Pre-training needs hundreds of thousands of such texts; the
+tests hold them equal to the sandbox's own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def judge(calls: Sequence[Call], library: Library, tests: Sequence[Test]) -> Out
     if missing is not None:
         report = _raising_report(calls, missing, library, tests)
         return _outcome(report, missing, library.renamed.get(calls[missing].name))
-    return _outcome(Report(tuple(_compared(evaluate(calls, library, x), x, want) for x, want in tests)))
+    return _outcome(_compared_report(calls, library, tests))
 
 
 def evaluate(calls: Sequence[Call], library: Library, x: int) -> int:
@@ -51,16 +52,26 @@ def _outcome(report: Report, failed_call: int | None = None, new_name: str | Non
     return Outcome(report.success, describe(report), failed_call, new_name)
 
 
-def _compared(output: int, x: int, want: int) -> TestReport:
-    verdict = Verdict.PASSED if output == want else Verdict.WRONG_ANSWER
-    return TestReport(verdict, str(x), str(output), str(want))
+def _compared_report(calls: Sequence[Call], library: Library, tests: Sequence[Test]) -> Report:
+    done: list[TestReport] = []
+    for x, want in tests:
+        output = evaluate(calls, library, x)
+        if output != want:
+            done.append(TestReport(Verdict.WRONG_ANSWER, str(x), str(output), str(want)))
+            break
+        done.append(TestReport(Verdict.PASSED))
+    return Report((*done, *_skipped(len(tests) - len(done))))
 
 
 def _raising_report(calls: Sequence[Call], index: int, library: Library, tests: Sequence[Test]) -> Report:
-    error = ProgramError(
-        "AttributeError", library.missing(calls[index].name), FIRST_CALL_LINE + index, "solve", calls[index].line
-    )
-    return Report(tuple(TestReport(Verdict.RUNTIME_ERROR, str(x), None, str(want), error) for x, want in tests))
+    message = library.missing(calls[index].name)
+    error = ProgramError("AttributeError", message, FIRST_CALL_LINE + index, "solve", calls[index].line)
+    failed = TestReport(Verdict.RUNTIME_ERROR, str(tests[0][0]), error=error)
+    return Report((failed, *_skipped(len(tests) - 1)))
+
+
+def _skipped(count: int) -> tuple[TestReport, ...]:
+    return (TestReport(Verdict.SKIPPED),) * count
 
 
 def _compile_report(calls: Sequence[Call], index: int, tests: int) -> Report:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from trainer.tasks.renamed_library.documents import documents
+from trainer.tasks.renamed_library.documents import Document, documents
 from trainer.tasks.renamed_library.measure import measure
 from trainer.tasks.renamed_library.tokenizer import END_OF_MESSAGE, build_tokenizer
 
@@ -27,7 +27,9 @@ MODEL_DIRECTORY = Path(__file__).with_name("model")
 COMMAND = "python -m trainer.tasks.renamed_library.pretrain"
 MAX_CONTEXT = 1024
 LEARNING_RATE = 2e-3
-WARMUP_STEPS = 50
+WARMUP_SHARE = 1 / 32
+LESSONS_SHARE = 0.4
+"""Of the documents, those that show attentive habits; they come first."""
 BUCKET_BATCHES = 16
 """Batches drawn together and sorted by length, so that little is padding."""
 
@@ -35,9 +37,9 @@ Row = tuple[list[int], int]
 """Token ids of prompt and response, and how many of them are the prompt."""
 
 
-def main() -> None:
-    """Pre-train, measure and write the model."""
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Pre-train, measure and write the model. `arguments` are the command line's."""
+    options = _options(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     started = time.monotonic()
@@ -46,7 +48,7 @@ def main() -> None:
     train(model, tokenizer, seed=options.seed, steps=options.steps, batch=options.batch)
     wall_s = time.monotonic() - started
     sha256 = save(model, tokenizer, options.out)
-    prior = measure(model, tokenizer, questions=2000, world_seed=0, seed=options.seed)
+    prior = measure(model, tokenizer, questions=options.questions, world_seed=0, seed=options.seed)
     record = {
         "command": f"{COMMAND} --seed {options.seed} --steps {options.steps} --batch {options.batch}",
         "seed": options.seed,
@@ -61,13 +63,14 @@ def main() -> None:
     print(json.dumps(record, indent=2))
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=COMMAND, description="Build the model of the renamed library.")
     parser.add_argument("--seed", type=int, default=1, help="of weights, documents and libraries")
-    parser.add_argument("--steps", type=int, default=1600, help="optimizer steps")
-    parser.add_argument("--batch", type=int, default=128, help="documents a step")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
+    parser.add_argument("--batch", type=int, default=64, help="documents a step")
+    parser.add_argument("--questions", type=int, default=2000, help="questions the result is measured on")
     parser.add_argument("--out", type=Path, default=MODEL_DIRECTORY, help="model directory to write")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
@@ -94,11 +97,12 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
 def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, seed: int, steps: int, batch: int) -> None:
     """AdamW on the response tokens of fresh documents, linear warm-up, then linear decay to zero."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    warmup = steps * WARMUP_SHARE
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, max(steps - step, 0) / (steps - WARMUP_STEPS))
+        optimizer, lambda step: min((step + 1) / (warmup + 1), (steps - step) / (steps - warmup))
     )
     model.train()
-    batches = _batches(tokenizer, seed, batch)
+    batches = _batches(tokenizer, documents(seed, lessons=int(LESSONS_SHARE * steps * batch)), batch, seed)
     smoothed = 0.0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
@@ -131,8 +135,9 @@ def _response_loss(model: Qwen3ForCausalLM, rows: list[Row]) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits, tokens[:, 1:][learn[:, 1:]])
 
 
-def _batches(tokenizer: PreTrainedTokenizerBase, seed: int, size: int) -> Iterator[list[Row]]:
-    stream = documents(seed)
+def _batches(
+    tokenizer: PreTrainedTokenizerBase, stream: Iterator[Document], size: int, seed: int
+) -> Iterator[list[Row]]:
     before, after = _chat_frame(tokenizer)
     shuffle = torch.Generator().manual_seed(seed)
     while True:
@@ -162,6 +167,7 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, directory:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model.save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(directory)
     return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
 
