@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -99,6 +100,9 @@ def open_isolation(wanted: Tier | str) -> Isolation:
         return Isolation("unsafe")
     reasons = []
     for tier in STRONGEST_FIRST if wanted == "auto" else [t for t in STRONGEST_FIRST if t == wanted]:
+        if tier == "bubblewrap" and shutil.which("bwrap") is None:
+            reasons.append("bubblewrap: bwrap is not installed")
+            continue
         isolation = Isolation(tier)
         reason = _why_not(isolation)
         if reason is None:
@@ -131,8 +135,8 @@ def _escapes(isolation: Isolation) -> list[str]:
             error = report.tests[0].error
             raise SandboxFailure(f"The attack did not run to its end: {error.message if error else 'no output'}.")
         found = [line for line in output if line != "end"]
-        if victim.read_text() != "secret":
-            found.append("write a file outside")
+        if victim.exists() and victim.read_text() != "secret":
+            found.append("change a file outside")
     return found
 
 

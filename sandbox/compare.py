@@ -39,6 +39,7 @@ def _same_line(found: str, wanted: str) -> bool:
 
 def _numbers(line: str) -> list[Decimal] | None:
     try:
-        return [Decimal(token) for token in line.split()]
+        numbers = [Decimal(token) for token in line.split()]
     except InvalidOperation:
         return None
+    return numbers if all(number.is_finite() for number in numbers) else None

@@ -1,0 +1,213 @@
+"""What programs come to, in every tier: right ones pass, wrong ones get the verdict they earned."""
+
+# ruff: noqa: E501
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from sandbox.confined import DeadlinePassed, SandboxFailure
+from sandbox.diagnosis import describe
+from sandbox.isolation import Isolation
+from sandbox.judge import Defaults, judge
+from sandbox.reference import parse_task
+from sandbox.verdicts import Verdict
+from shared.errors import DataError
+from tests.sandbox.programs import DEFAULTS, RENAMED_LIBRARY, call_task, first, run, stdin_task
+
+RIGHT_READERS = [
+    "a, b = map(int, input().split())\nprint(a + b)\nprint(input())",
+    "import sys\nx = sys.stdin.read().split()\nprint(int(x[0]) + int(x[1]), x[2], sep='\\n')",
+    "import sys\nl = [l for l in sys.stdin]\nprint(sum(map(int, l[0].split())))\nprint(l[1])",
+    "import sys\nr = sys.stdin.buffer.readline\nsys.stdout.buffer.write(b'%d\\n' % sum(map(int, r().split())) + r())",
+    "import os\nl = open(0).read().split()\nos.write(1, f'{int(l[0]) + int(l[1])}\\n{l[2]}'.encode())",
+    "def main():\n    global a\n    a = sum(map(int, input().split()))\nif __name__ == '__main__':\n    main()\nprint(a, input(), sep='\\n')",
+    "import threading\ndef f():\n    print(sum(map(int, input().split())))\n    print(input())\nthreading.Thread(target=f).start()",
+    "print(sum(map(int, input().split())))\nprint(input())\nraise SystemExit",
+    "import atexit\natexit.register(lambda: print(input()))\nprint(sum(map(int, input().split())))",
+    "print(sum(map(int, open('/dev/stdin').readline().split())))\nprint('end')",
+]
+
+
+@pytest.mark.parametrize("program", RIGHT_READERS)
+def test_a_right_program_passes_however_it_reads_and_writes(quick: Isolation, program: str) -> None:
+    assert first(quick, program, "3 4\nend\n", "7\nend").verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("program", "verdict"),
+    [
+        ("print(1)", Verdict.WRONG_ANSWER),
+        ("", Verdict.WRONG_ANSWER),
+        ("print(7)\nprint(8)", Verdict.WRONG_ANSWER),
+        ("import os\nos._exit(0)", Verdict.WRONG_ANSWER),
+        ("1 / 0", Verdict.RUNTIME_ERROR),
+        ("print(7)\nraise SystemExit(3)", Verdict.RUNTIME_ERROR),
+        ("print(7, flush=True)\nimport os\nos._exit(4)", Verdict.RUNTIME_ERROR),
+        ("import os\nos.kill(os.getpid(), 11)", Verdict.RUNTIME_ERROR),
+        ("def f(): f()\nf()", Verdict.RUNTIME_ERROR),
+        ("while True: pass", Verdict.TIME_LIMIT),
+        ("try:\n    while True: pass\nexcept BaseException:\n    print(7)", Verdict.TIME_LIMIT),
+        ("import signal\nfor s in set(signal.Signals) - {9, 19}:\n    signal.signal(s, signal.SIG_IGN)\nwhile True: pass", Verdict.TIME_LIMIT),
+        ("print(len(bytearray(10**9)))", Verdict.MEMORY_LIMIT),
+        ("x = []\nwhile True: x.append(bytearray(2**20))", Verdict.MEMORY_LIMIT),
+        ("while True: print('x' * 10000)", Verdict.OUTPUT_LIMIT),
+        ("if True print(7)", Verdict.COMPILE_ERROR),
+        ("print(7)\0", Verdict.COMPILE_ERROR),
+        ("(" * 500, Verdict.COMPILE_ERROR),
+        ("-" * 10**6 + "1", Verdict.COMPILE_ERROR),
+    ],
+)  # fmt: skip
+def test_every_way_to_fail_has_its_verdict(quick: Isolation, program: str, verdict: Verdict) -> None:
+    task = stdin_task(("", "7"), time_limit_s=0.3)
+    report = judge(quick, task, program, Defaults(memory_limit_mb=128, output_bytes=2**18))
+    assert report.tests[0].verdict is verdict
+    assert report.reward == 0.0
+    assert describe(report)
+
+
+def test_an_idle_program_meets_the_time_limit(quick: Isolation) -> None:
+    assert first(quick, "import time\ntime.sleep(600)", time_limit_s=0.05).verdict is Verdict.TIME_LIMIT
+
+
+def test_a_megabyte_of_right_output_passes(quick: Isolation) -> None:
+    assert first(quick, "print('x' * 2**20)", "", "x" * 2**20).verdict is Verdict.PASSED
+
+
+def test_a_megabyte_of_input_arrives(quick: Isolation) -> None:
+    assert first(quick, "print(len(input()))", "x" * 2**20, str(2**20)).verdict is Verdict.PASSED
+
+
+def test_bytes_that_are_no_text_are_a_wrong_answer(quick: Isolation) -> None:
+    assert first(quick, "import os\nos.write(1, b'\\xff\\x00')", "", "7").verdict is Verdict.WRONG_ANSWER
+
+
+def test_judging_stops_at_the_first_failure_and_skips_the_rest(isolation: Isolation) -> None:
+    task = call_task(*[(str(i), str(i + 1)) for i in range(5)])
+    report = run(isolation, task, "def solve(x):\n    return x + 1 if x < 2 else 0\n")
+    wanted = [Verdict.PASSED] * 2 + [Verdict.WRONG_ANSWER] + [Verdict.SKIPPED] * 2
+    assert [test.verdict for test in report.tests] == wanted
+    assert describe(report) == "Wrong answer: passed 2 of 5 tests.\nInput: 2\nOutput: 0\nExpected: 3"
+
+
+def test_a_function_that_passes_every_test_is_rewarded(isolation: Isolation) -> None:
+    task = call_task(('[1, 2]\n"x"', '{"x": [1, 2]}'), ('[]\n"y"', '{"y": []}'))
+    report = run(isolation, task, "def solve(a, b):\n    return {b: tuple(a)}\n")
+    assert (report.reward, describe(report)) == (1.0, "Passed all 2 tests.")
+
+
+def test_a_method_of_class_solution_is_called_and_knows_the_usual_names(quick: Isolation) -> None:
+    program = "class Solution:\n    def solve(self, a: List[int]) -> Optional[int]:\n        return gcd(*a)\n"
+    assert run(quick, call_task(("[4, 6]", "2")), program).success
+
+
+def test_class_solution_in_a_comment_is_no_class(quick: Isolation) -> None:
+    assert run(quick, call_task(("1", "1")), "# class Solution:\ndef solve(x): return x\n").success
+
+
+def test_the_main_guard_of_a_function_task_does_not_run(quick: Isolation) -> None:
+    assert run(quick, call_task(("1", "1")), "def solve(x): return x\nif __name__ == '__main__': 1 / 0\n").success
+
+
+def test_what_a_function_prints_does_not_spoil_its_value(quick: Isolation) -> None:
+    assert run(quick, call_task(("1", "1")), "def solve(x):\n    print('[2]')\n    return x\n").success
+
+
+def test_every_test_starts_from_the_programs_first_state(quick: Isolation) -> None:
+    program = "seen = []\ndef solve(x):\n    seen.append(x)\n    open('f', 'a').write('x')\n    return len(seen) + len(open('f').read())\n"
+    assert run(quick, call_task(("1", "2"), ("2", "2"), ("3", "2")), program).success
+
+
+def test_a_helpful_error_of_a_support_library_names_the_candidates_line(isolation: Isolation) -> None:
+    task = call_task(("3", "6"), files={"lib.py": RENAMED_LIBRARY})
+    program = "import lib\n\ndef solve(x):\n    x = lib.add(x, 3)\n    return x\n"
+    assert describe(run(isolation, task, program)) == (
+        "Runtime error: passed 0 of 1 tests.\n"
+        "AttributeError: module 'lib' has no attribute 'add', it was renamed to 'plus'\n"
+        "Line 4 in solve:     x = lib.add(x, 3)\n"
+        "Input: 3"
+    )
+    assert run(isolation, task, program.replace("add", "plus")).success
+
+
+@pytest.mark.parametrize(
+    ("program", "error"),
+    [
+        ("def other(x): return x", "NameError: the program defines no function 'solve'"),
+        ("def solve(): return 1", "TypeError: solve() takes 0 positional arguments but 1 was given"),
+        ("def solve(x): return {1, 2}", "TypeError: returned a value of type set, which JSON does not have"),
+        ("import os\ndef solve(x): os._exit(0)", "SystemExit: the program ended before it returned a value"),
+        ("import sys\ndef solve(x): sys.exit(0)", "SystemExit: 0"),
+        ("import numpy", "ModuleNotFoundError: No module named 'numpy'"),
+    ],
+)
+def test_a_function_that_gives_no_value_is_told_why(quick: Isolation, program: str, error: str) -> None:
+    assert describe(run(quick, call_task(("1", "1")), program)).splitlines()[1] == error
+
+
+def test_a_hidden_test_is_judged_and_not_shown(quick: Isolation) -> None:
+    task = parse_task("code.stdin", {"tests": [{"input": "secret", "output": "answer", "public": False}]})
+    assert describe(run(quick, task, "print(input()[0])")) == "Wrong answer: passed 0 of 1 tests."
+
+
+def test_the_same_program_is_described_in_the_same_words(isolation: Isolation) -> None:
+    program = "print({c for c in 'abcdefgh'}, object(), hash('x'))"
+    task = stdin_task(("", "7"))
+    assert len({describe(run(isolation, task, program)) for _ in range(4)}) == 1
+
+
+CHECK = "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate([2]) == (3,), 'tuple'\n    for i in range(3):\n        assert candidate(i) == i + 1\n"
+
+
+def test_assertions_are_counted_and_the_failing_one_is_shown(isolation: Isolation) -> None:
+    task = parse_task("code.assert", {"test_code": CHECK, "entry_point": "f"})
+    right = "def f(x):\n    return (x[0] + 1,) if isinstance(x, list) else x + 1\n"
+    assert run(isolation, task, right).success
+    assert describe(run(isolation, task, "def f(x): return 2")) == (
+        "Wrong answer: passed 1 of 2 tests.\nInput: [2]\nOutput: 2\nExpected: assert candidate([2]) == (3,), 'tuple'"
+    )
+    assert describe(run(isolation, task, "def f(x): return x + 1")) == (
+        'Runtime error: passed 1 of 2 tests.\nTypeError: can only concatenate list (not "int") to list\n'
+        "Line 1 in f: def f(x): return x + 1\nInput: [2]"
+    )
+
+
+def test_bare_assertions_and_expected_exceptions_work(quick: Isolation) -> None:
+    tests = "assert f(4) == 2\ntry:\n    f(0)\n    assert False\nexcept ValueError as e:\n    assert str(e) == 'zero'\n"
+    task = parse_task("code.assert", {"test_code": tests, "entry_point": "f"})
+    program = "def f(x):\n    if not x:\n        raise ValueError('zero')\n    return x // 2\n"
+    assert run(quick, task, program).success
+    assert not run(quick, task, "def f(x): return x // 2").success
+
+
+def test_assertions_see_limits_as_limits(quick: Isolation) -> None:
+    task = parse_task("code.assert", {"test_code": "assert f(1)", "entry_point": "f", "time_limit_s": 0.2})
+    assert run(quick, task, "def f(x):\n    while x: pass\n").tests[0].verdict is Verdict.TIME_LIMIT
+
+
+def test_broken_test_code_is_the_tasks_fault(quick: Isolation) -> None:
+    task = parse_task("code.assert", {"test_code": "assert f(", "entry_point": "f"})
+    with pytest.raises(DataError, match=r"reference\.test_code: SyntaxError"):
+        run(quick, task, "def f(x): return x")
+
+
+def test_a_deadline_ends_the_run(quick: Isolation) -> None:
+    with pytest.raises(DeadlinePassed):
+        judge(quick, stdin_task(("", "")), "while True: pass", DEFAULTS, deadline_at=time.monotonic() + 0.3)
+
+
+def test_a_closed_sandbox_is_a_failure_of_ours_and_no_verdict() -> None:
+    isolation = Isolation("unsafe")
+    isolation.close()
+    with pytest.raises(SandboxFailure):
+        run(isolation, stdin_task(("", "")), "print(1)")
+
+
+def test_the_unsafe_tier_judges_too() -> None:
+    isolation = Isolation("unsafe")
+    try:
+        assert first(isolation, "print(input())", "7", "7").verdict is Verdict.PASSED
+        assert first(isolation, "while True: pass", time_limit_s=0.2).verdict is Verdict.TIME_LIMIT
+    finally:
+        isolation.close()
