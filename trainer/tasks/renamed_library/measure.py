@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -11,13 +11,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from shared.settings import TeacherPromptSettings
 from trainer.tasks.renamed_library.concepts import CONCEPTS
-from trainer.tasks.renamed_library.library import world_library
-from trainer.tasks.renamed_library.outcomes import judge
-from trainer.tasks.renamed_library.programs import Call, parse, program, question
+from trainer.tasks.renamed_library.library import Library, world_library
+from trainer.tasks.renamed_library.outcomes import Outcome, Test, judge
+from trainer.tasks.renamed_library.programs import Call, Step, parse, program, question
 from trainer.tasks.renamed_library.prompts import draw_checked, held_out_combinations
 from trainer.teacher_prompt import compose
 
 MAX_TOKENS = 16
+Asked = tuple[list[Step], list[Test]]
+Answers = Callable[[Sequence[str]], list[list[Call]]]
+"""Messages -> the calls of a sampled answer to each; none where it is no program of the world's shape."""
 
 
 @dataclass(frozen=True)
@@ -45,59 +48,70 @@ def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, questions: int, world_seed: int, seed: int
 ) -> Prior:
     """Sample `questions` answers three ways: alone, after their own feedback, after a worked solution."""
-    draw = random.Random(f"measure:{seed}")
     generator = torch.Generator().manual_seed(seed)
     library = world_library(world_seed)
-    settings = TeacherPromptSettings()
-    combinations = sorted(sorted(names) for names in held_out_combinations())
-    concepts = {c.usual: c for c in CONCEPTS}
-    drawn = []
-    for _ in range(questions):
-        chosen = [concepts[name] for name in draw.choice(combinations)]
-        draw.shuffle(chosen)
-        drawn.append(draw_checked(draw, chosen))
+    asked = _held_out_questions(random.Random(f"measure:{seed}"), questions)
 
     def answers(messages: Sequence[str]) -> list[list[Call]]:
         return [parse(text) or [] for text in sample(model, tokenizer, messages, generator)]
 
-    first = answers([question(steps) for steps, _ in drawn])
-    outcomes = [judge(calls, library, tests) if calls else None for calls, (_, tests) in zip(first, drawn, strict=True)]
-    named = [
-        (steps, o.text, o.failed_call, o.new_name)
-        for (steps, _), o in zip(drawn, outcomes, strict=True)
-        if o is not None and o.failed_call is not None and o.new_name is not None
-    ]
-    second = answers(
-        [
-            compose(question(steps), demonstration=None, feedback=text, succeeded=False, settings=settings)
-            for steps, text, _, _ in named
-        ]
-    )
-    followed = [at < len(calls) and calls[at].name == new for calls, (_, _, at, new) in zip(second, named, strict=True)]
-    solutions = [[Call(library.real(s.concept), s.constant) for s in steps] for steps, _ in drawn]
-    shown = answers(
-        [
-            compose(question(steps), demonstration=program(s), feedback=None, succeeded=False, settings=settings)
-            for (steps, _), s in zip(drawn, solutions, strict=True)
-        ]
-    )
-    copied = [
-        i < len(calls) and calls[i] == line
-        for calls, solution in zip(shown, solutions, strict=True)
-        for i, line in enumerate(solution)
-    ]
-    usual = [
-        i < len(calls) and calls[i].name == step.concept.usual
-        for calls, (steps, _) in zip(first, drawn, strict=True)
-        for i, step in enumerate(steps)
-    ]
+    first = answers([question(steps) for steps, _ in asked])
+    outcomes = [judge(calls, library, tests) for calls, (_, tests) in zip(first, asked, strict=True)]
     return Prior(
         questions=questions,
         well_formed=_share([bool(calls) for calls in first]),
-        student_accuracy=_share([o is not None and o.success for o in outcomes]),
-        usual_names=_share(usual),
-        rename_followed=_share(followed),
-        line_copied=_share(copied),
+        student_accuracy=_share([bool(calls) and o.success for calls, o in zip(first, outcomes, strict=True)]),
+        usual_names=_share(
+            [
+                i < len(calls) and calls[i].name == step.concept.usual
+                for calls, (steps, _) in zip(first, asked, strict=True)
+                for i, step in enumerate(steps)
+            ]
+        ),
+        rename_followed=_rename_followed(answers, asked, outcomes),
+        line_copied=_line_copied(answers, asked, library),
+    )
+
+
+def _held_out_questions(draw: random.Random, count: int) -> list[Asked]:
+    combinations = sorted(sorted(names) for names in held_out_combinations())
+    by_name = {concept.usual: concept for concept in CONCEPTS}
+    chosen = (draw.choice(combinations) for _ in range(count))
+    return [draw_checked(draw, [by_name[name] for name in draw.sample(names, len(names))]) for names in chosen]
+
+
+def _rename_followed(answers: Answers, asked: Sequence[Asked], outcomes: Sequence[Outcome]) -> float:
+    told = [
+        (_teacher_message(steps, feedback=outcome.text), outcome.failed_call, outcome.new_name)
+        for (steps, _), outcome in zip(asked, outcomes, strict=True)
+        if outcome.failed_call is not None and outcome.new_name is not None
+    ]
+    second = answers([message for message, _, _ in told])
+    return _share([at < len(calls) and calls[at].name == new for calls, (_, at, new) in zip(second, told, strict=True)])
+
+
+def _line_copied(answers: Answers, asked: Sequence[Asked], library: Library) -> float:
+    solutions = [[Call(library.real(s.concept), s.constant) for s in steps] for steps, _ in asked]
+    messages = [
+        _teacher_message(steps, demonstration=program(solution))
+        for (steps, _), solution in zip(asked, solutions, strict=True)
+    ]
+    return _share(
+        [
+            i < len(calls) and calls[i] == line
+            for calls, solution in zip(answers(messages), solutions, strict=True)
+            for i, line in enumerate(solution)
+        ]
+    )
+
+
+def _teacher_message(steps: Sequence[Step], *, demonstration: str | None = None, feedback: str | None = None) -> str:
+    return compose(
+        question(steps),
+        demonstration=demonstration,
+        feedback=feedback,
+        succeeded=False,
+        settings=TeacherPromptSettings(),
     )
 
 
