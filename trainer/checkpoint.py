@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import zipfile
@@ -15,6 +16,8 @@ from trainer.run_directory import disk_error
 
 log = structlog.get_logger("checkpoint")
 State = dict[str, Any]
+# What zipfile, pickle and torch raise on bytes that are not what was written.
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 class Checkpoints:
@@ -37,10 +40,11 @@ class Checkpoints:
             temporary.replace(file)
             _sync_directory(self.directory)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            if isinstance(error, RuntimeError) and "write" not in str(error):
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            cause = _failed_write(error)
+            if cause is None:
                 raise
-            cause = error if isinstance(error, OSError) else OSError(28, "No space left on device")
             raise disk_error(cause, file) from error
         files = sorted(self.directory.glob("step_*.pt"))
         # Newer files than this could not be read: left in place, they would push out those that can.
@@ -53,15 +57,29 @@ class Checkpoints:
         """The newest readable checkpoint, or None; a torn or corrupt one is skipped with a warning."""
         for file in sorted(self.directory.glob("step_*.pt"), reverse=True):
             try:
-                state: State = torch.load(file, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+                return _read(file)
+            except _UNREADABLE as error:
                 log.warning("a checkpoint cannot be read and is skipped", file=str(file), error=str(error)[:200])
-                continue
-            return state
         return None
 
     def _file(self, step: int) -> Path:
         return self.directory / f"step_{step:06d}.pt"
+
+
+def _read(file: Path) -> State:
+    with zipfile.ZipFile(file) as archive:
+        # torch itself verifies no checksum, and would hand out flipped bits as weights.
+        if (member := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of {member} does not match")
+    state: State = torch.load(file, map_location="cpu", weights_only=True)
+    return state
+
+
+def _failed_write(error: BaseException | None) -> OSError | None:
+    """The failed write behind what torch raises when it cannot finish its archive."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _sync_directory(directory: Path) -> None:
