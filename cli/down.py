@@ -13,7 +13,7 @@ import httpx
 from cli.claim import Claim, Stack, stacks_below, start_time
 from shared.errors import SettingsError, VPDError
 
-_SUPERVISOR_S = 60.0
+_SUPERVISOR_S = 120.0
 _PROCESS_S = 10.0
 _POLL_S = 0.1
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from shared.errors import InfrastructureError
 
-GRACE_S = 10.0
+GRACE_S = 30.0
 _POLL_S = 0.05
 _TAIL_LINES = 5
 _FULL_DISK_BYTES = 2**20

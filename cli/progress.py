@@ -57,6 +57,7 @@ class Progress:
         self._step: Record = {}
         self._evaluations: list[Record] = []
         self._shown = -1
+        self._printed: set[str] = set()
         self._began = time.monotonic()
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render, transient=True)
 
@@ -98,7 +99,9 @@ class Progress:
                     self._line(step_line(record, self._steps))
 
     def _line(self, line: str) -> None:
-        if not self._console.is_terminal:
+        # A learner that resumes writes metrics.jsonl anew, so the same records are read twice.
+        if not self._console.is_terminal and line not in self._printed:
+            self._printed.add(line)
             self.say(line)
 
     def _render(self) -> RenderableType:

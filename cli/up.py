@@ -78,7 +78,7 @@ def _session(claim: Claim, settings: Settings, resume: str, *, tethered: bool) -
         try:
             yield session
         except Stopped as stopped:
-            progress.say(f"Stopping ({stopped}) ...")
+            progress.say(f"Stopping after the running step ({stopped}); once more stops at once.")
             session.exit_code = stopped.exit_code
         finally:
             if not session.kept:

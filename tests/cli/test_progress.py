@@ -89,6 +89,19 @@ def test_without_a_terminal_a_long_run_takes_few_lines_and_the_last_step_is_amon
     assert lines[-1].startswith("step 1000/1000")
 
 
+def test_records_that_are_read_again_after_a_resume_are_printed_once() -> None:
+    out = io.StringIO()
+    with Progress(Console(file=out, width=200), 3) as progress:
+        for last in (1, 3):
+            progress.update([EVALUATION | {"step": 0}, *(STEP | {"step": step} for step in range(last))])
+    assert [line.partition(":")[0] for line in out.getvalue().splitlines()] == [
+        "held out, after 0 steps",
+        "step 1/3",
+        "step 2/3",
+        "step 3/3",
+    ]
+
+
 def test_on_a_terminal_the_live_display_shows_steps_numbers_and_accuracies() -> None:
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=True, color_system=None)
