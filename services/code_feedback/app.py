@@ -96,7 +96,9 @@ def create_app(settings: Settings) -> FastAPI:
         if idempotency_key is None:
             return await answer()
         try:
-            body = hashlib.sha256(request.model_dump_json().encode(errors="replace")).hexdigest()
+            # A client that tries again has less time left: its deadline is no part of what it asks.
+            asked = request.model_dump_json(exclude={"deadline_s"})
+            body = hashlib.sha256(asked.encode(errors="replace")).hexdigest()
             return await replay.once(idempotency_key, body, answer, keep=_settled)
         except KeyReused as error:
             raise Problem(422, "Idempotency Key Reused", str(error), field="Idempotency-Key") from error
