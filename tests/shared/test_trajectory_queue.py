@@ -99,6 +99,18 @@ def test_nothing_is_handed_out_twice_in_one_lifetime(queue: TrajectoryQueue, run
     assert queue.take(1, timeout_s=0) == []
 
 
+def test_a_delivery_whose_answer_was_lost_is_taken_again_though_others_are_held(
+    queue: TrajectoryQueue, redis_url: str, run_id: str
+) -> None:
+    groups = [make_group(run_id, index) for index in range(4)]
+    for group in groups:
+        queue.publish(group)
+    assert queue.take(3, timeout_s=0) == groups[:3]
+    lost = redis.Redis.from_url(redis_url, protocol=2)
+    assert lost.xreadgroup("learner", "learner-0", {f"vpd:{{{run_id}}}:groups": ">"})
+    assert queue.take(1, timeout_s=0) == groups[3:]
+
+
 def test_a_restarted_consumer_gets_its_unacknowledged_groups_before_new_ones(
     queue: TrajectoryQueue, redis_url: str, run_id: str
 ) -> None:
