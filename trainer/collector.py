@@ -15,10 +15,10 @@ import time
 from collections.abc import Sequence
 
 import structlog
-from shared.inference_client import InferenceClient
 
 from shared.errors import ServiceUnavailable
 from shared.feedback_client import FeedbackSources, Judgement
+from shared.inference_client import InferenceClient
 from shared.protocol import (
     FeedbackItem,
     PolicyState,
@@ -204,8 +204,9 @@ def _items(group: RolloutGroup) -> list[FeedbackItem]:
 
 
 def _with_feedback(trajectory: Trajectory, judgement: Judgement) -> Trajectory:
+    feedback = [*judgement.feedback, *judgement.shadow]
     return trajectory.model_copy(
-        update={"feedback": judgement.feedback, "reward": judgement.reward, "success": judgement.success}
+        update={"feedback": feedback, "reward": judgement.reward, "success": judgement.success}
     )
 
 
