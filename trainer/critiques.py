@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from shared.human_client import HumanClient
 
 from shared.errors import VPDError
+from shared.human_client import HumanClient
 from shared.protocol import CritiqueState, Feedback, RolloutGroup, SourceInfo, Trajectory
 from trainer.batch import Batch, Row
 
@@ -43,7 +43,7 @@ class Critiques:
 
     async def join(self, step: int, groups: Sequence[RolloutGroup]) -> Joined:
         """Read what is new and put it where it belongs. A service that is away costs nothing but a warning."""
-        await self._read_new()
+        await self._read_new(step)
         joined = Joined([self._with_critiques(g, step) for g in groups])
         late = []
         for position, earlier in enumerate(self.recent):
@@ -77,7 +77,7 @@ class Critiques:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.cursor = state["cursor"]
 
-    async def _read_new(self) -> None:
+    async def _read_new(self, step: int) -> None:
         if self.client is None:
             return
         try:
@@ -88,7 +88,8 @@ class Critiques:
         for state in news:
             self.cursor = max(self.cursor, state.seq)
             self.waiting.pop((state.trajectory_id, state.identifier), None)
-            if state.status == "queued":
+            # A step at or after this one is to be done again, from an earlier checkpoint: its uses did not happen.
+            if state.status == "queued" or (state.step is not None and state.step >= step):
                 self.waiting[(state.trajectory_id, state.identifier)] = state
 
     def _with_critiques(self, group: RolloutGroup, step: int) -> RolloutGroup:
