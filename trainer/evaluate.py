@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import structlog
 from rich.console import Console
-from shared.inference_client import InferenceClient
 
 from shared.feedback_client import FeedbackSources, Judgement
+from shared.inference_client import InferenceClient
 from shared.protocol import FeedbackItem, Message, Prompt, Response, Rollout, Sampling, Task, Trajectory
 from shared.settings import EvaluationSettings, FeedbackSettings, Settings
 from trainer.tasks import load_tasks

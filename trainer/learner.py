@@ -15,11 +15,11 @@ from typing import Any
 
 import structlog
 import torch
-from shared.human_client import HumanClient
-from shared.inference_client import InferenceClient
 
 from shared.errors import InfrastructureError
 from shared.feedback_client import FeedbackSources
+from shared.human_client import HumanClient
+from shared.inference_client import InferenceClient
 from shared.models import resolve_model
 from shared.protocol import RolloutGroup
 from shared.settings import Settings

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 from shared.inference_client import InferenceClient
-
 from shared.protocol import PolicyPublication
 from trainer.policy import Policy
 from trainer.run_directory import disk_error
