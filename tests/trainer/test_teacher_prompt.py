@@ -117,29 +117,25 @@ def test_with_feedback_always_a_failure_sees_the_sibling_and_then_the_feedback()
 OUTCOMES = [True, False, None]
 
 
-@pytest.mark.parametrize("own", OUTCOMES)
-@pytest.mark.parametrize("others", list(itertools.product(OUTCOMES, repeat=2)))
-@pytest.mark.parametrize("feedback", [True, False])
 @pytest.mark.parametrize("human", [True, False])
 @pytest.mark.parametrize("mode", ["without_demonstration", "always", "never"])
 @pytest.mark.parametrize("demonstrations", [True, False])
-def test_every_case_of_the_m_step_s_table(
-    own: bool | None, others: tuple[bool | None, ...], feedback: bool, human: bool, mode: str, demonstrations: bool
-) -> None:
-    group = siblings_of(own, *others, feedback=feedback)
-    if human:
-        group[0] = group[0].model_copy(update={"feedback": [*group[0].feedback, HUMAN]})
+def test_every_case_of_the_m_step_s_table(human: bool, mode: str, demonstrations: bool) -> None:
     settings = TeacherPromptSettings.model_validate({"feedback": mode, "demonstration": demonstrations})
-    demonstration = next((f"attempt {i + 1}" for i, s in enumerate(others) if s and demonstrations), None)
-    wanted = []
-    if feedback and own is not True and (mode == "always" or (mode != "never" and demonstration is None)):
-        wanted.append("said of 0")
-    if human and mode != "never":
-        wanted.append("Look at line 2.")
-    text = "Q" + (DEMO + demonstration if demonstration else "")
-    text += (PASSED if own else FAILED) + "\n\n".join(wanted) if wanted else ""
-    expected = text + ASK if text != "Q" else None
-    assert text_of(0, group, settings=settings) == expected
+    for own, *others, feedback in itertools.product(OUTCOMES, OUTCOMES, OUTCOMES, [True, False]):
+        group = siblings_of(own, *others, feedback=bool(feedback))
+        if human:
+            group[0] = group[0].model_copy(update={"feedback": [*group[0].feedback, HUMAN]})
+        demonstration = next((f"attempt {i + 1}" for i, s in enumerate(others) if s and demonstrations), None)
+        wanted = []
+        if feedback and own is not True and (mode == "always" or (mode != "never" and demonstration is None)):
+            wanted.append("said of 0")
+        if human and mode != "never":
+            wanted.append("Look at line 2.")
+        text = "Q" + (DEMO + demonstration if demonstration else "")
+        text += (PASSED if own else FAILED) + "\n\n".join(wanted) if wanted else ""
+        expected = text + ASK if text != "Q" else None
+        assert text_of(0, group, settings=settings) == expected, (own, others, feedback)
 
 
 @pytest.mark.parametrize(
