@@ -12,8 +12,8 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -83,8 +83,8 @@ def serve(app: FastAPI, settings: Settings, port: int) -> None:
     Requests in flight get a few seconds to end. Raises VPDError, in one sentence, when the port is taken or the
     application's lifespan could not start.
     """
-    configure_logging(app.title, settings.service.log_format)
     listener = _listen(settings.service.host, port)
+    configure_logging(app.title, settings.service.log_format)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -95,11 +95,8 @@ def serve(app: FastAPI, settings: Settings, port: int) -> None:
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
         )
     )
-    _leave_quietly_on_signals(server)
-    try:
+    with listener, _quiet_exit_on_signals(server):
         asyncio.run(_serve_within_lifespan(app, server, listener))
-    finally:
-        listener.close()
 
 
 async def _serve_within_lifespan(app: FastAPI, server: uvicorn.Server, listener: socket.socket) -> None:
@@ -129,16 +126,21 @@ def _why_not_bound(host: str, port: int, error: Exception) -> str:
     return f"Cannot listen on {host} port {port}: {error}."
 
 
-def _leave_quietly_on_signals(server: uvicorn.Server) -> None:
+@contextmanager
+def _quiet_exit_on_signals(server: uvicorn.Server) -> Iterator[None]:
     """Exit 0 on SIGTERM and SIGINT: at once before the server has started, after its graceful shutdown then."""
 
     def leave(_: int, __: FrameType | None) -> None:
         if not server.started:
             raise SystemExit(0)
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, leave)
-        signal.signal(signal.SIGINT, leave)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {s: signal.signal(s, leave) for s in (signal.SIGTERM, signal.SIGINT)} if in_main_thread else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _add_health_routes(app: FastAPI, checks: Mapping[str, Check]) -> None:
