@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from sandbox.inside import candidate, driver
 from sandbox.isolation import ENVIRONMENT, Isolation
-from shared.errors import InfrastructureError
+from shared.errors import DataError, InfrastructureError
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 10.0
@@ -86,7 +86,8 @@ class Refused(Exception):
 
 class Confined:
     """A context manager around one driver. Raises SandboxFailure if it cannot be started, Refused if the program
-    does not compile, DeadlinePassed when `deadline_at` (`time.monotonic`) has come."""
+    does not compile, DataError if a support file does not, DeadlinePassed when `deadline_at` (`time.monotonic`) has
+    come."""
 
     def __init__(self, isolation: Isolation, job: Job, *, deadline_at: float | None = None) -> None:
         self._isolation = isolation
@@ -176,6 +177,9 @@ class Confined:
         body = self._read(length, ends_at, death)
         if tag == driver.REFUSED:
             raise Refused(body)
+        if tag == driver.BAD_FILE:
+            kind, message = body.decode(errors="replace").split("\0")[:2]
+            raise DataError(f"reference.files do not compile: {kind}: {message}.", field="reference.files")
         if tag != wanted:
             raise SandboxFailure(f"A sandbox failed: {body[:300].decode(errors='replace')}.")
         return body

@@ -83,8 +83,10 @@ class Isolation:
         py_compile.compile(str(source / "inside" / "driver.py"), str(self._directory / "run.pyc"), doraise=True)
         for name in INSIDE:
             py_compile.compile(str(source / "inside" / f"{name}.py"), str(package / f"{name}.pyc"), doraise=True)
-        for empty in (package.parent, package):
-            (empty / "__init__.py").touch()
+        empty = self._directory / "empty.py"
+        empty.touch()
+        for directory in (package.parent, package):
+            py_compile.compile(str(empty), str(directory / "__init__.pyc"), doraise=True)
 
     @cached_property
     def _python(self) -> str:

@@ -14,8 +14,12 @@ import marshal
 import os
 import sys
 from _json import encode_basestring_ascii
-from types import CodeType, ModuleType
-from typing import Any
+from types import ModuleType
+
+TYPE_CHECKING = False  # importing typing would cost every candidate milliseconds
+if TYPE_CHECKING:
+    from types import CodeType
+    from typing import Any
 
 FILE = "solution.py"
 CONFINED = b"K"
@@ -178,7 +182,9 @@ def _place(error: BaseException) -> tuple[int | None, str]:
     while trace is not None:
         code = trace.tb_frame.f_code
         if code.co_filename == FILE:
-            line, function = trace.tb_lineno, "" if code.co_name == "<module>" else code.co_name
+            line = trace.tb_lineno
+            # A comprehension or a lambda has no name of its own: it stands in the function around it.
+            function = function if code.co_name.startswith("<") else code.co_name
         trace = trace.tb_next
     return line, function
 

@@ -14,16 +14,19 @@ import os
 import select
 import sys
 import time
-from types import CodeType
-from typing import Any
 
 from sandbox.inside import candidate, confine
+
+TYPE_CHECKING = False  # importing typing would cost every candidate milliseconds
+if TYPE_CHECKING:
+    from types import CodeType
+    from typing import Any
 
 SCRATCH_BYTES = 64 * 2**20
 SCRATCH_ENTRIES = 512
 TICK_S = 0.1
 
-READY, COMPILED, REFUSED, ENDED, FAILED = b"R", b"C", b"X", b"T", b"F"
+READY, COMPILED, REFUSED, BAD_FILE, ENDED, FAILED = b"R", b"C", b"X", b"S", b"T", b"F"
 BY_ITSELF, CPU, WALL, OUTPUT = 0, 1, 2, 3
 """How a test ended: by itself, or killed by the driver for CPU seconds, wall-clock seconds or output."""
 
@@ -56,9 +59,12 @@ class Driver:
             confine.restrict_files(self.job["readable"], scratch)
         confine.filter_driver()
 
-    def compile(self) -> candidate.Program:
-        """The program and its support files as code. Raises what the compiler raises."""
-        files = {name: compile(text, name, "exec", 0, True) for name, text in self.job["files"].items()}
+    def compile_files(self) -> dict[str, CodeType]:
+        """The task's support files as code. Raises what the compiler raises."""
+        return {name: compile(text, name, "exec", 0, True) for name, text in self.job["files"].items()}
+
+    def compile(self, files: dict[str, CodeType]) -> candidate.Program:
+        """The program as code, with its support files. Raises what the compiler raises."""
         source, kind = self.job["source"], self.job["kind"]
         main: CodeType = self.bridge.instrument(source) if kind == "asserting" else _compile(source)
         solution = kind != "stdin" and candidate.defines_solution(source)
@@ -173,10 +179,13 @@ def main() -> None:
         return
     os.environ.clear()
     _send(READY)
+    tag = BAD_FILE
     try:
-        program = driver.compile()
+        files = driver.compile_files()
+        tag = REFUSED
+        program = driver.compile(files)
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-        _send(REFUSED, candidate.encode_error(error))
+        _send(tag, candidate.encode_error(error))
         return
     for name in [name for name in sys.modules if name.partition(".")[0] in ("sandbox", "ctypes", "_ctypes")]:
         del sys.modules[name]

@@ -192,6 +192,16 @@ def test_broken_test_code_is_the_tasks_fault(quick: Isolation) -> None:
         run(quick, task, "def f(x): return x")
 
 
+def test_a_broken_support_file_is_the_tasks_fault(quick: Isolation) -> None:
+    with pytest.raises(DataError, match=r"reference\.files do not compile: SyntaxError"):
+        run(quick, call_task(("1", "1"), files={"lib.py": "def"}), "def solve(x): return x")
+
+
+def test_an_error_in_a_comprehension_names_the_function_around_it(quick: Isolation) -> None:
+    report = run(quick, call_task(("1", "1")), "def solve(x):\n    return [1 // (i - 1) for i in range(3)]\n")
+    assert "Line 2 in solve:     return [1 // (i - 1) for i in range(3)]" in describe(report)
+
+
 def test_a_deadline_ends_the_run(quick: Isolation) -> None:
     with pytest.raises(DeadlinePassed):
         judge(quick, stdin_task(("", "")), "while True: pass", DEFAULTS, deadline_at=time.monotonic() + 0.3)
