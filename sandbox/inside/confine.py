@@ -97,7 +97,7 @@ def filter_candidate() -> None:
 
 
 def limit(memory_bytes: int, cpu_s: int, file_bytes: int, own_user: bool) -> None:
-    """Resource limits of a candidate. `memory_bytes` is address space; threads are counted only if `own_user`."""
+    """Resource limits of a candidate. `memory_bytes` is address space; `own_user`: the user is nobody else's."""
     hard = {
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_FSIZE: file_bytes,
@@ -106,9 +106,11 @@ def limit(memory_bytes: int, cpu_s: int, file_bytes: int, own_user: bool) -> Non
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
     }
-    if own_user:
-        hard[resource.RLIMIT_NPROC] = 64
+    # Counts every thread of the user: of a user who is not ours alone, only a bomb should meet it.
+    hard[resource.RLIMIT_NPROC] = 64 if own_user else 4096
     for which, value in hard.items():
+        most = resource.getrlimit(which)[1]
+        value = value if most < 0 else min(value, most)
         resource.setrlimit(which, (value, value))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     stack = min(64 * 2**20, memory_bytes)

@@ -114,7 +114,7 @@ class Driver:
             confine.limit(memory, int(self.job["cpu_s"]) + 1, self.job["file_bytes"], self.own_user)
             if self.job["tier"] != "unsafe":
                 confine.filter_candidate()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             os.write(3, str(error).lower().encode())
             os._exit(1)
         os.write(3, candidate.CONFINED)

@@ -87,6 +87,8 @@ def create_app(settings: Settings) -> FastAPI:
     ) -> FeedbackResponse:
         """Judge every item. With an `Idempotency-Key`, a repeated request gets the first one's answer."""
         _check_size(request)
+        if not pools:
+            raise Problem(503, "Not Ready", "The sandbox is still being tried.", headers={"Retry-After": "1"})
 
         async def answer() -> FeedbackResponse:
             response = await _answer(pools[0], request)
