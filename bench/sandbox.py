@@ -1,6 +1,6 @@
 """How fast programs are judged: candidates a second and milliseconds each, beside a bare interpreter's start.
 
-    .venv/bin/python bench/sandbox.py [TIER ...]        # default: every real tier of this machine
+    .venv/bin/python -m bench.sandbox [TIER ...]        # default: every real tier of this machine
 
 Each candidate is a tiny function with eight tests that it passes, so that all eight processes are paid for. The bare
 start is measured in the same run, since machines and their load differ.
