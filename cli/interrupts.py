@@ -22,14 +22,15 @@ class Stopped(Exception):
 
 
 class Interrupts:
-    """Catches the signals inside its `with` block."""
+    """Catches the signals inside its `with` block, but for those the caller has us ignore, as nohup does."""
 
     def __init__(self) -> None:
         self._received: list[int] = []
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(
