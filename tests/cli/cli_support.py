@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cli.claim import start_time
 
-DEADLINE_S = 60.0
+DEADLINE_S = 100.0
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -39,5 +39,5 @@ def test_the_first_signal_stops_a_second_hurries_and_ignored_ones_stay_ignored(
     ignored: str, sent: str, seen: str
 ) -> None:
     arguments = [sys.executable, "-c", SCRIPT, ignored, sent]
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=100)
     assert (done.stdout.strip(), done.stderr) == (seen, "")

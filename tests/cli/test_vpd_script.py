@@ -38,7 +38,7 @@ def install(root: Path) -> None:
 
 def run(root: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(root / "vpd"), *arguments], env=environment(**extra), capture_output=True, text=True, timeout=60
+        [str(root / "vpd"), *arguments], env=environment(**extra), capture_output=True, text=True, timeout=100
     )
 
 
@@ -87,7 +87,7 @@ def test_a_second_call_waits_for_the_first_one_s_installation(checkout: Path) ->
         assert second.stderr.readline() == "Another ./vpd is installing; waiting for it.\n"
         install(checkout)
         assert second.poll() is None
-    out, err = second.communicate(timeout=60)
+    out, err = second.communicate(timeout=100)
     assert (out, err) == ("<-P><-m><cli.main>", "")
 
 
