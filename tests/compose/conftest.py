@@ -15,13 +15,17 @@ from compose_stack import ROOT, CommandFailed, Stack, require_engine
 OVERRIDE = """
 services:
   collector: &short
-    environment: &run
-      VPD_RUN__STEPS: ${VPD_RUN__STEPS}
+    environment:
       VPD_EVALUATION__EVERY: 1000
+      # A machine that is busy otherwise must make the tests slow, not red.
+      VPD_FEEDBACK__SOURCES__CODE__TIMEOUT_S: 120
       VPD_EVALUATION__FINAL_TASKS: ${FINAL_TASKS}
   learner: *short
-  other-source:
-    extends: {file: ROOT/docker-compose.yml, service: code-feedback}
+  my-source:
+    image: vpd-code-feedback
+    entrypoint: [uvicorn, "my_source:app", --app-dir, /source, --host, 0.0.0.0, --port, "9000"]
+    volumes: ["${MY_SOURCE}:/source:ro"]
+    networks: [sandbox]
 """
 STEPS = 24
 
@@ -32,10 +36,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     require_engine()
     _offer_torch_wheel()
     override = tmp_path_factory.mktemp("compose") / "override.yml"
-    override.write_text(OVERRIDE.replace("ROOT", str(ROOT)), encoding="utf-8")
+    override.write_text(OVERRIDE, encoding="utf-8")
+    source = tmp_path_factory.mktemp("source")
+    source.chmod(0o755)
+    page = (ROOT / "docs" / "feedback-source.md").read_text(encoding="utf-8")
+    (source / "my_source.py").write_text(page.split("```python\n", 1)[1].split("```", 1)[0], encoding="utf-8")
     environment = {
         "VPD_RUN__STEPS": str(STEPS),
         "FINAL_TASKS": "150",
+        "MY_SOURCE": str(source),
         # Port 0 lets the engine choose, so that the tests do not meet a stack that is in use.
         "INFERENCE_PORT": "0",
         "CRITIC_FEEDBACK_PORT": "0",

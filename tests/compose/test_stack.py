@@ -20,26 +20,30 @@ OURS = (*HTTP_SERVICES, "collector", "learner")
 STATUS = "cat /proc/self/status; id -u; touch /opt/vpd/probe 2>&1 || true"
 RUN = "/vpd/runs/demo"
 
-# Asks the code-feedback service about a program that is read from standard input as JSON; prints the feedback.
+# Asks the code-feedback service about a program on standard input, below its name; prints the feedback as JSON.
 ASK = """
 import json, sys, urllib.request
-program = sys.stdin.read()
+name, program = sys.stdin.read().split("\\n", 1)
 task = {"id": "t", "kind": "code.functional", "messages": [{"role": "user", "content": "q"}],
         "reference": {"fn_name": "solve", "tests": [{"input": "1", "output": "1", "public": True}]}}
-item = {"trajectory_id": "t", "group_id": "g", "policy_version": 0, "task": task, "response": {"text": program}}
+response = {"text": "```python\\n" + program + "\\n```"}
+item = {"trajectory_id": name, "group_id": "g", "policy_version": 0, "task": task, "response": response}
 request = urllib.request.Request("http://code-feedback:8202/v1/feedback",
     json.dumps({"run_id": "probe", "items": [item]}).encode(),
     {"Content-Type": "application/json", "Authorization": "Bearer " + open("/keys/api_key").read().strip()})
 print(json.dumps(json.load(urllib.request.urlopen(request, timeout=30))["results"][0]))
 """
 
+# Tries each "host port" line of standard input; prints which of them it reached.
 CONNECT = """
 import socket, sys
-try:
-    socket.create_connection((sys.stdin.readline().strip(), int(sys.stdin.readline())), timeout=3)
-    print("connected")
-except OSError as error:
-    print(f"no way: {error}")
+for line in sys.stdin:
+    host, port = line.split()
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+        print(line, end="")
+    except OSError:
+        pass
 """
 
 
@@ -87,26 +91,24 @@ def test_a_process_in_a_container_has_no_privileges(stack: Stack, service: str) 
 
 
 def test_the_sandbox_reaches_neither_redis_nor_a_service_nor_the_world(stack: Stack) -> None:
-    redis = f"{stack.address('redis', 'queue')}\n6379\n"
-    inference = f"{stack.address('inference', 'services')}\n8201\n"
-    assert stack.python("collector", CONNECT, redis) == "connected\n"
-    assert stack.python("collector", CONNECT, inference) == "connected\n"
-    for target in (redis, inference, "redis\n6379\n", "inference\n8201\n", "1.1.1.1\n53\n"):
-        assert stack.python("code-feedback", CONNECT, target).startswith("no way"), target
+    services = f"{stack.address('redis', 'queue')} 6379\n{stack.address('inference', 'services')} 8201\n"
+    assert stack.python("collector", CONNECT, services) == services
+    assert stack.python("code-feedback", CONNECT, f"{services}redis 6379\ninference 8201\n1.1.1.1 53\n") == ""
     assert set(stack.inspect("code-feedback")["NetworkSettings"]["Networks"]) == {f"{stack.name}_sandbox"}
 
 
 def test_the_sandbox_is_given_no_secret_but_the_bearer_key(stack: Stack) -> None:
     environment = stack.inspect("code-feedback")["Config"]["Env"]
-    names = {line.split("=", 1)[0] for line in environment if line.startswith("VPD_")}
+    # A line without "=" is a name that compose hands through and that is not set.
+    names = {line.split("=", 1)[0] for line in environment if line.startswith("VPD_") and "=" in line}
     assert names == {"VPD_API_KEY_FILE", "VPD_SERVICE__HOST"}
     mounts = {mount["Destination"]: mount["RW"] for mount in stack.inspect("code-feedback")["Mounts"]}
     assert mounts == {"/keys": False, "/opt/vpd/recipes": False}
 
 
 def test_a_judged_program_cannot_read_the_bearer_key(stack: Stack) -> None:
-    reading = "def solve(x):\n    return len(open('/keys/api_key').read()) * 0 + x"
-    harmless = "def solve(x):\n    return x"
+    reading = "reading\ndef solve(x):\n    return len(open('/keys/api_key').read()) * 0 + x"
+    harmless = "harmless\ndef solve(x):\n    return x"
     assert json.loads(stack.python("collector", ASK, harmless))["success"] is True
     refused = json.loads(stack.python("collector", ASK, reading))
     assert refused["status"] == "ok"
@@ -147,11 +149,10 @@ def test_the_run_learns_says_so_and_stays_finished(stack: Stack, tmp_path: Path)
 
 
 def test_a_source_is_swapped_by_its_url(stack: Stack, tmp_path: Path) -> None:
-    stack.up("other-source", environment={"VPD_FEEDBACK__SOURCES__CODE__URL": "http://other-source:8202"})
-    wait_for("the other source is healthy", lambda: stack.state("other-source") == "healthy", 60)
     stack.compose("stop", "code-feedback")
+    stack.compose("up", "--detach", "--no-deps", "my-source")
     swapped = {
-        "VPD_FEEDBACK__SOURCES__CODE__URL": "http://other-source:8202",
+        "VPD_FEEDBACK__SOURCES__CODE__URL": "http://my-source:9000",
         "VPD_RUN__NAME": "swapped",
         "VPD_RUN__STEPS": "2",
         "FINAL_TASKS": "8",
@@ -161,8 +162,9 @@ def test_a_source_is_swapped_by_its_url(stack: Stack, tmp_path: Path) -> None:
     assert stack.inspect("learner")["State"]["ExitCode"] == 0
     stack.compose("cp", "learner:/vpd/runs/swapped/trajectories/step_000001.jsonl", str(tmp_path / "rows.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert rows
-    assert all(row["reward"] is not None for row in rows)
+    said = {feedback["text"] for row in rows for feedback in row["feedback"] if feedback.get("text")}
+    assert said
+    assert all(text.startswith(("Nothing is missing", "The answer lacks")) for text in said)
 
 
 def test_the_gpu_profile_is_a_valid_project_with_a_gpu_reserved() -> None:
