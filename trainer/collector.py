@@ -85,25 +85,44 @@ class Collector:
         await self.inference.wait_ready(timeout_s=self.settings.inference.timeout_s)
         await self.sources.probe()
         seen: tuple[str, int] | None = None
+        first = True
+        patience = time.monotonic() + self.settings.inference.timeout_s
         while True:
             state = await self.inference.policy(unlike=seen, wait_s=_POLL_S)
+            finished = state.version >= self.settings.run.steps
             if state.run_id is None or (state.run_id, state.version) == seen:
+                if finished and time.monotonic() > patience:
+                    return
                 await asyncio.sleep(0.2 if state.run_id is None else 0)
                 continue
             seen = (state.run_id, state.version)
-            if state.version >= self.settings.run.steps:
+            if not finished:
+                if not await self.collect(state):
+                    seen = None
+                    await asyncio.sleep(0.2)
+            elif not first:
                 log.info("the run's last policy version is published", version=state.version)
                 return
-            await self.collect(state)
+            # A last version at the start may be of the run before: the learner beside this one publishes soon.
+            first = False
 
-    async def collect(self, state: PolicyState) -> None:
-        """The groups of one training step, sampled with the policy version of that number."""
+    async def collect(self, state: PolicyState) -> bool:
+        """Publish the groups of one training step, sampled with the policy version of that number.
+
+        False where the policy was exchanged meanwhile (a learner went back to its checkpoint): nothing is published.
+        """
         assert state.run_id is not None
         step = state.version
         tasks = self.tasks.training(step, self.settings.rollout.prompts_per_step)
         started = time.monotonic()
         answers = await self._roll_out(tasks, step)
         rolled_out = time.monotonic()
+        now = await self.inference.policy()
+        sampled = {rollout.policy_version for answer in answers for rollout in answer.rollouts}
+        if sampled != {step} or (now.run_id, now.version) != (state.run_id, step):
+            # Once published, their ids would be taken, and the step's own groups refused.
+            log.warning("the policy was exchanged while sampling; its rollouts are left out", step=step)
+            return False
         groups = [
             _group(state.run_id, step, i, task, answer)
             for i, (task, answer) in enumerate(zip(tasks, answers, strict=True))
@@ -122,6 +141,7 @@ class Collector:
                 await asyncio.to_thread(queue.publish, complete)
         finally:
             queue.close()
+        return True
 
     async def _roll_out(self, tasks: Sequence[Task], step: int) -> list[PromptRollouts]:
         rollout = self.settings.rollout

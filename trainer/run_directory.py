@@ -94,7 +94,10 @@ class RunDirectory:
         if file.exists():
             # An evaluation at `step` belongs to the policy before that step and stands.
             kept = [r for r in self.records() if r["step"] < step + (r["kind"] == "evaluation")]
-            write_atomically(file, "".join(json.dumps(r) + "\n" for r in kept))
+            try:
+                write_atomically(file, "".join(json.dumps(r) + "\n" for r in kept))
+            except OSError as error:
+                raise disk_error(error, file) from error
 
     def write_trajectories(self, batch: Batch) -> None:
         """trajectories/step_N.jsonl: what was asked, answered, said about it, and what the teacher saw."""
