@@ -1,0 +1,150 @@
+"""A run's files: identity, other settings refused, records forgotten and torn, a disk that takes no more."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainer_builders import group, said, trajectory
+
+from shared.errors import InfrastructureError, SettingsError
+from shared.protocol import Message
+from shared.settings import Settings, TeacherPromptSettings
+from trainer.batch import BatchBuilder
+from trainer.run_directory import RunDirectory
+
+
+def settings(tmp_path: Path, **changes: Any) -> Settings:
+    run = {"name": "trial", "dir": str(tmp_path), **changes.pop("run", {})}
+    return Settings.model_validate({"run": run, **changes})
+
+
+def test_a_new_run_has_an_identity_that_stays(tmp_path: Path) -> None:
+    first = RunDirectory(settings(tmp_path)).identity
+    assert first.run_id.startswith("trial-") and len(first.run_id) == len("trial-") + 6
+    assert RunDirectory(settings(tmp_path)).identity == first
+    assert RunDirectory(settings(tmp_path, run={"name": "other"})).identity.run_id != first.run_id
+    kept = json.loads((tmp_path / "trial" / "settings.json").read_text())
+    assert kept["run"]["seed"] == 1 and kept["algorithm"]["name"] == "vpd"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"algorithm": {"name": "grpo"}}, "algorithm"),
+        ({"rollout": {"temperature": 0.5}}, "rollout"),
+        ({"run": {"seed": 2}}, r"run\.seed"),
+        ({"teacher_prompt": {"control": "shuffled"}}, "teacher_prompt"),
+        ({"model": {"path": "elsewhere"}, "tasks": {"world_seed": 3}}, "model, tasks"),
+    ],
+)
+def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    RunDirectory(settings(tmp_path))
+    with pytest.raises(SettingsError, match=named) as caught:
+        RunDirectory(settings(tmp_path, **change))
+    assert "run.name" in str(caught.value)
+
+
+def test_what_does_not_change_the_run_may_differ(tmp_path: Path) -> None:
+    first = RunDirectory(settings(tmp_path)).identity
+    moved = {"inference": {"url": "http://127.0.0.1:9999"}, "learner": {"checkpoint_every": 1}}
+    assert RunDirectory(settings(tmp_path, **moved)).identity == first
+
+
+def test_no_key_is_written_to_disk(tmp_path: Path) -> None:
+    source = {"url": "http://127.0.0.1:1", "role": "both", "api_key": "hidden-source-key"}
+    RunDirectory(settings(tmp_path, api_key="hidden-stack-key", feedback={"sources": {"code": source}}))
+    assert not [f for f in (tmp_path / "trial").iterdir() if "hidden" in f.read_text()]
+
+
+def record(kind: str, step: int) -> dict[str, Any]:
+    return {"kind": kind, "step": step}
+
+
+def test_forgetting_keeps_the_steps_before_and_the_evaluation_of_the_policy_at_hand(tmp_path: Path) -> None:
+    run = RunDirectory(settings(tmp_path))
+    kept = [record("evaluation", 0), record("step", 0), record("step", 1), record("evaluation", 2)]
+    for one in [*kept, record("step", 2), record("step", 3), record("evaluation", 4)]:
+        run.record(one)
+    run.forget_after(2)
+    assert run.records() == kept
+
+
+def test_a_torn_last_line_is_left_out_and_repaired_before_more_is_written(tmp_path: Path) -> None:
+    run = RunDirectory(settings(tmp_path))
+    run.record(record("step", 0))
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "st')
+    assert run.records() == [record("step", 0)]
+    run.forget_after(1)
+    run.record(record("step", 1))
+    assert run.records() == [record("step", 0), record("step", 1)]
+
+
+def test_a_run_without_records_has_none(tmp_path: Path) -> None:
+    run = RunDirectory(settings(tmp_path))
+    run.forget_after(0)
+    assert run.records() == []
+
+
+def test_a_run_is_finished_once_its_summary_is_written(tmp_path: Path) -> None:
+    run = RunDirectory(settings(tmp_path))
+    assert not run.finished
+    run.write_summary({"algorithm": "vpd"})
+    assert RunDirectory(settings(tmp_path)).finished
+
+
+def test_trajectories_show_what_was_said_and_what_the_teacher_saw(tmp_path: Path) -> None:
+    def render(messages: list[Message]) -> list[int]:
+        return list("".join(m.content for m in messages).encode())
+
+    builder = BatchBuilder(
+        TeacherPromptSettings(), render=render, max_context=10_000, seed=0, shadow=frozenset({"trial"})
+    )
+    rows = [
+        trajectory(0, text="näive\u2028try", feedback=[said("wrong"), said("in the shadow", name="trial")]),
+        trajectory(1, success=None, feedback=[said(None, status="abstain")]),
+    ]
+    run = RunDirectory(settings(tmp_path))
+    run.write_trajectories(builder.build(3, [group(rows)]))
+    lines = (run.path / "trajectories" / "step_000003.jsonl").read_text().rstrip("\n").split("\n")
+    first, second = (json.loads(line) for line in lines)
+    assert first["response"] == "näive\u2028try" and first["step"] == 3 and first["success"] is False
+    assert [f["text"] for f in first["feedback"]] == ["wrong", "in the shadow"]
+    assert "wrong" in first["m_step_teacher_prompt"] and "wrong" in first["e_step_teacher_prompt"]
+    assert "in the shadow" not in first["m_step_teacher_prompt"]
+    assert second["m_step_teacher_prompt"] is None and second["reward"] is None
+    assert [f["status"] for f in second["feedback"]] == ["abstain"]
+
+
+@pytest.mark.parametrize("what", ["record", "write_trajectories", "write_summary", "forget_after"])
+def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path: Path, what: str) -> None:
+    run = RunDirectory(settings(tmp_path))
+    run.record(record("step", 0))
+    builder = BatchBuilder(TeacherPromptSettings(), render=lambda _: [1], max_context=100, seed=0, shadow=frozenset())
+    arguments = {
+        "record": record("step", 1),
+        "write_trajectories": builder.build(0, [group([trajectory()])]),
+        "write_summary": {"algorithm": "vpd"},
+        "forget_after": 1,
+    }
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(InfrastructureError, match="cannot be written: File too large") as caught:
+            getattr(run, what)(arguments[what])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert run.records() == [record("step", 0)]
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "trial").write_text("a file")
+    with pytest.raises(InfrastructureError, match="cannot be written"):
+        RunDirectory(settings(tmp_path))
