@@ -25,7 +25,8 @@ PLAIN, FEEDBACK, DEMONSTRATION = 4 / 16, 9 / 16, 3 / 16
 BOTH = 0.25
 """Share of documents with a worked solution that carry feedback as well."""
 CORRUPTED = 0.02
-"""Share of documents with one line spoiled."""
+"""Share of documents with a name in one line that has nothing to do with the question. The shape of a program is
+never spoiled: a model unsure of it would lose it first when failures push its answers away."""
 REMARK, NOISE = 0.03, 0.02
 """Shares of feedback documents in which a person names the rename in other words, or says what is no help."""
 WRONG_FUNCTION, NO_NAME = 0.04, 0.005
@@ -141,8 +142,6 @@ def _words(draw: random.Random, attempt: Sequence[Call], outcome: Outcome) -> st
 
 def _spoil(draw: random.Random, calls: list[Call]) -> list[Call]:
     at = draw.randrange(len(calls))
-    if len(calls) > 1 and draw.random() < 0.3:
-        return calls[:at] + calls[at + 1 :]
     other = draw.choice(draw.choice(CONCEPTS).names)
     return [replace(c, name=other) if i == at else c for i, c in enumerate(calls)]
 

@@ -31,6 +31,12 @@ def test_every_document_is_a_question_and_a_program(stream: list[Document]) -> N
     assert all(d.message.startswith(QUESTION) and parse(d.response) for d in stream)
 
 
+def test_no_program_has_more_or_fewer_lines_than_its_question(stream: list[Document]) -> None:
+    for document in stream:
+        asked = sum(f"\n{i}. " in document.message for i in (1, 2, 3))
+        assert len(parse(document.response) or []) == asked
+
+
 def test_the_contexts_have_the_shares_of_the_recipe(stream: list[Document]) -> None:
     plain = sum(PROMPT.closing not in d.message for d in stream) / COUNT
     solved = sum(PROMPT.demonstration_header in d.message for d in stream) / COUNT
