@@ -58,7 +58,7 @@ def plan_stack(resolved: Resolved, *, base_port: int, run_directory: Path) -> Pl
         redis_socket = _socket_path(run_directory)
         settings = _replace(settings, "queue", url=f"unix://{redis_socket}?db=0")
     if "inference.policy_root" not in resolved.origins:
-        settings = _replace(settings, "inference", policy_root=settings.run.dir)
+        settings = _replace(settings, "inference", policy_root=str(run_directory))
     if "human_feedback.database" not in resolved.origins:
         settings = _replace(settings, "human_feedback", database=str(Path(settings.run.dir) / "human_feedback.sqlite3"))
     key_is_new = settings.api_key is None

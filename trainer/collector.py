@@ -158,7 +158,8 @@ class Collector:
     async def _judge(self, run_id: str, groups: Sequence[RolloutGroup]) -> dict[str, Judgement]:
         """Ask all sources; where the outcome source failed, ask again until it is back or `max_outage_s` is over.
 
-        A failure is never a reward: without an answer the run stops with a sentence, and resumes later.
+        A failure is never a reward. A source that then still answers for nothing stops the run with a sentence;
+        rollouts that it alone fails on go on without an outcome.
         """
         waiting = {item.trajectory_id: item for group in groups for item in _items(group)}
         judged: dict[str, Judgement] = {}
@@ -166,32 +167,30 @@ class Collector:
         pause_s = 0.5
         while True:
             judged |= await self.sources.judge(run_id, list(waiting.values()))
-            failed = {i: reason for i in waiting if (reason := self._outage(judged[i])) is not None}
+            failed = [i for i in waiting if judged[i].outage is not None]
             if not failed:
                 return judged
-            reason = next(iter(failed.values()))
-            unsettled = {waiting[i].group_id for i in failed}
+            reason = judged[failed[0]].outage
             if time.monotonic() > deadline:
-                raise ServiceUnavailable(
-                    f"{reason} It stayed away for {self.settings.feedback.max_outage_s:.0f} s "
-                    "(feedback.max_outage_s); nothing was given a reward. Bring it back and start the run again: "
-                    "it resumes."
-                )
+                if len(failed) == len(judged):
+                    raise self._away(reason)
+                log.warning("rollouts go on without an outcome", rollouts=len(failed), reason=reason)
+                return judged
             log.warning("the outcome source failed; asking again", rollouts=len(failed), reason=reason)
             # Siblings are asked about together, so that sources which compare them see the whole group.
+            unsettled = {waiting[i].group_id for i in failed}
             waiting = {i: item for i, item in waiting.items() if item.group_id in unsettled}
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 5.0)
 
-    def _outage(self, judgement: Judgement) -> str | None:
-        """Why the outcome source could not answer, if asking again may help."""
-        for feedback in judgement.feedback:
-            source = self.settings.feedback.sources[feedback.source.name]
-            infra = feedback.status == "timeout" or (feedback.error is not None and feedback.error.class_ == "infra")
-            if source.role != "critique" and not source.shadow and infra:
-                said = feedback.error.message if feedback.error else "no answer in time"
-                return f"The outcome source '{feedback.source.name}' at {source.url} failed: {said}"
-        return None
+    def _away(self, reason: str | None) -> ServiceUnavailable:
+        sources = self.settings.feedback.sources
+        name = next(n for n, s in sources.items() if s.role != "critique" and not s.shadow)
+        return ServiceUnavailable(
+            f"The outcome source '{name}' at {sources[name].url} stayed away for "
+            f"{self.settings.feedback.max_outage_s:g} s (feedback.max_outage_s); nothing was given a reward. Its last "
+            f"failure: {reason} Bring it back and start the run again: it resumes."
+        )
 
 
 def _group(run_id: str, step: int, index: int, task: Task, answer: PromptRollouts) -> RolloutGroup:

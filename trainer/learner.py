@@ -150,6 +150,11 @@ class Learner:
                 return None
             for group in await asyncio.to_thread(self.queue.take, wanted, timeout_s=_TAKE_S):
                 self._hold(group)
+            if lost := [d for d in self.queue.dead_letters() if d.step == self.step]:
+                raise InfrastructureError(
+                    f"Step {self.step} cannot be completed: group {lost[0].group_id} was given up by the queue "
+                    f"({lost[0].reason}). Raise queue.max_deliveries, or start over with --fresh."
+                )
             if time.monotonic() - waiting_since > _WAITING_NOTE_S:
                 waiting_since = time.monotonic()
                 have = len(self.held.get(self.step, {}))

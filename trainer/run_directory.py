@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from shared.errors import InfrastructureError, SettingsError
+from shared.load_settings import public_settings
 from shared.protocol import Feedback
 from shared.settings import Settings
 from trainer.batch import Batch, Row
@@ -52,7 +53,7 @@ class RunDirectory:
 
     def _identity(self, settings: Settings) -> RunIdentity:
         file = self.path / "run.json"
-        resolved = settings.model_dump(mode="json")
+        resolved = public_settings(settings)
         if file.exists():
             self._check_same(settings.run.name, resolved)
             return RunIdentity.model_validate_json(file.read_text())
@@ -68,7 +69,7 @@ class RunDirectory:
 
     def _check_same(self, name: str, resolved: Record) -> None:
         before = json.loads((self.path / "settings.json").read_text())
-        changed = [key for key in _SAME_RUN if before.get(key) != resolved[key]]
+        changed = [key for key in _SAME_RUN if before.get(key) != resolved.get(key)]
         changed += ["run.seed"] if before["run"]["seed"] != resolved["run"]["seed"] else []
         if changed:
             raise SettingsError(

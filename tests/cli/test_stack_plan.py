@@ -55,9 +55,9 @@ def test_the_redis_socket_s_path_is_short_enough_for_the_kernel(directory: Path,
 
 
 def test_policies_and_critiques_go_where_the_runs_go() -> None:
-    settings = plan("run.dir=elsewhere").settings
+    settings = plan("run.dir=elsewhere", directory=Path("elsewhere/demo")).settings
     assert (settings.inference.policy_root, settings.human_feedback.database) == (
-        "elsewhere",
+        "elsewhere/demo",
         "elsewhere/human_feedback.sqlite3",
     )
     assert plan("run.dir=elsewhere", "inference.policy_root=all").settings.inference.policy_root == "all"
