@@ -33,6 +33,8 @@ def judge_asserts(open_sandbox: OpenSandbox, task: CodeTask, source: str) -> Rep
             raise DataError(
                 f"reference.test_code: {wrong.type}: {wrong.message}", field="reference.test_code"
             ) from None
+        except DriverDied as error:
+            raise DataError("reference.test_code cannot be compiled.", field="reference.test_code") from error
         try:
             return _converse(program, tests, source)
         finally:

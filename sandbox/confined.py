@@ -24,6 +24,9 @@ START_TIMEOUT_S = 30.0
 GRACE_S = 10.0
 """How long past its own limits a driver may take before it counts as hung."""
 CLOSED_CHECK_S = 0.2
+EXIT_TIMEOUT_S = 1.0
+CPU_LIMIT_STATUSES = (-signal.SIGXCPU, 128 + signal.SIGXCPU)
+"""How a driver ends that used up its CPU seconds; the second is how bubblewrap says it."""
 FILE_BYTES = 16 * 2**20
 
 
@@ -32,7 +35,11 @@ class SandboxFailure(InfrastructureError):
 
 
 class DriverDied(SandboxFailure):
-    """The driver ended while a program was running or compiling: the program's doing, if it happens again."""
+    """The driver ended while a program was running: the program's doing, if it happens again."""
+
+
+class CompilerDied(DriverDied):
+    """The driver ended, or did not answer, while it compiled a program: the program's doing, if it happens again."""
 
 
 class DeadlinePassed(InfrastructureError):
@@ -156,7 +163,14 @@ class Confined:
             }
         )
         self._expect(driver.READY, START_TIMEOUT_S, SandboxFailure)
-        self._expect(driver.COMPILED, limits.wall_s + GRACE_S, DriverDied)
+        try:
+            self._expect(driver.COMPILED, limits.wall_s + GRACE_S, CompilerDied)
+        except CompilerDied:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(EXIT_TIMEOUT_S)  # killed now, it could not say how it ended
+            if self._end() in CPU_LIMIT_STATUSES:
+                raise Refused(candidate.encode_error(TimeoutError("takes too long to compile"))) from None
+            raise
 
     def _send(self, frame: Any) -> None:
         assert self._process.stdin is not None
@@ -190,7 +204,7 @@ class Confined:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         while count:
-            self._wait(poll, ends_at)
+            self._wait(poll, ends_at, death if death is CompilerDied else SandboxFailure)
             part = os.read(fd, min(count, 1 << 20))
             if not part:
                 raise death("A sandbox ended before its work was done.")
@@ -198,7 +212,7 @@ class Confined:
             count -= len(part)
         return b"".join(parts)
 
-    def _wait(self, poll: select.poll, ends_at: float) -> None:
+    def _wait(self, poll: select.poll, ends_at: float, late: type[SandboxFailure]) -> None:
         until = ends_at if self._deadline_at is None else min(ends_at, self._deadline_at)
         while (left := until - time.monotonic()) > 0:
             if self._isolation.closed:
@@ -207,13 +221,16 @@ class Confined:
                 return
         if until == self._deadline_at:
             raise DeadlinePassed("The deadline came before the verdict.")
-        raise SandboxFailure("A sandbox did not answer in time.")
+        raise late("A sandbox did not answer in time.")
 
-    def _end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+    def _end(self) -> int:
+        """End the driver and all it started; its exit status (negative: the signal). Does no harm when repeated."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
-        self._process.wait()
+        status = self._process.wait()
         self._isolation.remove_scratch(self._scratch)
+        return status

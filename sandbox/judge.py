@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sandbox.compare import same_text, same_value
-from sandbox.confined import Confined, DriverDied, Job, Limits, Raw, Refused, SandboxFailure
+from sandbox.confined import CompilerDied, Confined, DriverDied, Job, Limits, Raw, Refused, SandboxFailure
 from sandbox.inside import candidate, driver
 from sandbox.isolation import Isolation
 from sandbox.reference import CodeTask, CodeTest, arguments
@@ -23,6 +23,7 @@ ENDINGS = {
     driver.WALL: Verdict.TIME_LIMIT,
     driver.OUTPUT: Verdict.OUTPUT_LIMIT,
 }
+COMPILER_DIED = ProgramError("SystemError", "brings down the compiler")
 BROUGHT_DOWN = ProgramError("SystemError", "the program brought down its sandbox")
 
 
@@ -112,9 +113,11 @@ class _Attempt:
                 return self._all_tests(sandbox, one, done)
         except Refused as refusal:
             return _compile_error(decode_error(refusal.payload, self.source), max(1, len(self.task.tests)))
-        except DriverDied:
+        except DriverDied as error:
             if not last:
                 raise
+            if isinstance(error, CompilerDied):
+                return _compile_error(COMPILER_DIED, max(1, len(self.task.tests)))
             return _padded([*done, TestReport(Verdict.RUNTIME_ERROR, error=BROUGHT_DOWN)], len(self.task.tests))
 
     def open(self, kind: str, source: str, entry: str) -> Confined:

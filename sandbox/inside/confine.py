@@ -1,5 +1,5 @@
 """How a process locks itself in: privileges, Landlock, seccomp, resource limits. Raw system calls through ctypes; each
-function raises OSError if the kernel refuses, and nothing here is ever undone.
+function raises OSError if the kernel refuses, and nothing but the limits on compiling is ever undone.
 """
 
 # ruff: noqa: PTH112, PTH116
@@ -116,6 +116,25 @@ def limit(memory_bytes: int, cpu_s: int, file_bytes: int, own_user: bool) -> Non
     stack = min(64 * 2**20, memory_bytes)
     most = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (stack if most < 0 else min(stack, most), most))
+
+
+def limit_compiling(memory_bytes: int, cpu_s: int) -> None:
+    """Soft limits for the compiler in a driver: MemoryError at the one, death by SIGXCPU at the other."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit_softly(resource.RLIMIT_AS, memory_bytes)
+    _limit_softly(resource.RLIMIT_CPU, int(usage.ru_utime + usage.ru_stime) + 1 + cpu_s)
+
+
+def lift_compiling_limits() -> None:
+    """Undo `limit_compiling`: what is read from a candidate needs memory of its own."""
+    for which in (resource.RLIMIT_AS, resource.RLIMIT_CPU):
+        _limit_softly(which, resource.getrlimit(which)[1])
+
+
+def _limit_softly(which: int, value: int) -> None:
+    most = resource.getrlimit(which)[1]
+    resource.setrlimit(which, (value if most < 0 else min(value, most), most))
 
 
 def _world_readable(path: str) -> bool:

@@ -19,14 +19,18 @@ from sandbox.inside import candidate, confine
 
 TYPE_CHECKING = False  # importing typing would cost every candidate milliseconds
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
-    from typing import Any
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 SCRATCH_BYTES = 64 * 2**20
 SCRATCH_ENTRIES = 512
 TICK_S = 0.1
 
 READY, COMPILED, REFUSED, BAD_FILE, ENDED, FAILED = b"R", b"C", b"X", b"S", b"T", b"F"
+"""In this order: READY when all is done that is not the program's doing, so that what happens next is."""
 BY_ITSELF, CPU, WALL, OUTPUT = 0, 1, 2, 3
 """How a test ended: by itself, or killed by the driver for CPU seconds, wall-clock seconds or output."""
 
@@ -61,13 +65,15 @@ class Driver:
 
     def compile_files(self) -> dict[str, CodeType]:
         """The task's support files as code. Raises what the compiler raises."""
-        return {name: compile(text, name, "exec", 0, True) for name, text in self.job["files"].items()}
+        files: dict[str, str] = self.job["files"]
+        return self._limited(lambda: {name: compile(text, name, "exec", 0, True) for name, text in files.items()})
 
     def compile(self, files: dict[str, CodeType]) -> candidate.Program:
         """The program as code, with its support files. Raises what the compiler raises."""
         source, kind = self.job["source"], self.job["kind"]
-        main: CodeType = self.bridge.instrument(source) if kind == "asserting" else _compile(source)
-        solution = kind != "stdin" and candidate.defines_solution(source)
+        to_code = self.bridge.instrument if kind == "asserting" else _compile
+        main: CodeType = self._limited(lambda: to_code(source))
+        solution = kind != "stdin" and self._limited(lambda: candidate.defines_solution(source))
         if solution:
             exec(candidate.LEETCODE_NAMES, {})  # imported here, they cost the forked processes nothing
         program = candidate.Program(kind, main, files, self.job["entry"], solution)
@@ -92,6 +98,16 @@ class Driver:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         _clear(".")
         return ended, status, bytes(streams[output_read]), bytes(streams[answer_read])
+
+    def _limited(self, compiling: Callable[[], T]) -> T:
+        """Run the compiler as if it were a test: small programs exist that take it gigabytes or minutes."""
+        confine.limit_compiling(self.base_bytes + self.job["memory_bytes"], int(self.job["cpu_s"]) + 1)
+        try:
+            return compiling()
+        except MemoryError:
+            raise MemoryError("too big or too deeply nested to compile") from None
+        finally:
+            confine.lift_compiling_limits()
 
     def _stdin(self, data: Any) -> int:
         if self.job["kind"] != "stdin":
@@ -178,10 +194,10 @@ def main() -> None:
         _send(FAILED, f"{type(error).__name__}: {error}".encode())
         return
     os.environ.clear()
-    _send(READY)
     tag = BAD_FILE
     try:
         files = driver.compile_files()
+        _send(READY)
         tag = REFUSED
         program = driver.compile(files)
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:

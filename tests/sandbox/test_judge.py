@@ -3,14 +3,16 @@
 # ruff: noqa: E501
 from __future__ import annotations
 
+import textwrap
 import time
 
 import pytest
 
-from sandbox.confined import DeadlinePassed, SandboxFailure
+from sandbox import confined
+from sandbox.confined import DeadlinePassed, Limits, SandboxFailure
 from sandbox.diagnosis import describe
 from sandbox.isolation import Isolation
-from sandbox.judge import Defaults, judge
+from sandbox.judge import Defaults, _Attempt, judge
 from sandbox.reference import parse_task
 from sandbox.verdicts import Verdict
 from shared.errors import DataError
@@ -200,6 +202,48 @@ def test_a_broken_support_file_is_the_tasks_fault(quick: Isolation) -> None:
 def test_an_error_in_a_comprehension_names_the_function_around_it(quick: Isolation) -> None:
     report = run(quick, call_task(("1", "1")), "def solve(x):\n    return [1 // (i - 1) for i in range(3)]\n")
     assert "Line 2 in solve:     return [1 // (i - 1) for i in range(3)]" in describe(report)
+
+
+def test_a_small_program_that_compiles_too_big_is_a_compile_error(isolation: Isolation) -> None:
+    assert described_as_compile_error(isolation, nested_finally(19)) == (
+        "MemoryError: too big or too deeply nested to compile"
+    )
+
+
+def test_a_program_that_compiles_too_slowly_is_a_compile_error(isolation: Isolation) -> None:
+    body = textwrap.indent(nested_finally(11), " ")
+    program = "".join(f"def f{i}():\n{body}" for i in range(3000))
+    assert described_as_compile_error(isolation, program) == "TimeoutError: takes too long to compile"
+
+
+def test_a_compiler_that_does_not_come_back_twice_is_a_compile_error(
+    quick: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_s = 0.05
+    monkeypatch.setattr(confined, "GRACE_S", wait_s - Limits(DEFAULTS.time_limit_s, 0).wall_s)
+    report = judge(quick, stdin_task(("", "")), "x = [" + "1," * 200_000 + "]", DEFAULTS)
+    assert describe(report) == "Compile error: no test was run.\nSystemError: brings down the compiler"
+
+
+def test_compiling_slow_test_code_is_the_tasks_fault(quick: Isolation) -> None:
+    task = parse_task("code.assert", {"test_code": nested_finally(19), "entry_point": "f"})
+    with pytest.raises(DataError, match=r"reference\.test_code: MemoryError"):
+        run(quick, task, "def f(x): return x")
+
+
+def nested_finally(depth: int) -> str:
+    """A few lines whose code doubles with each level."""
+    levels = [f"{' ' * i}try:\n{' ' * i} pass\n{' ' * i}finally:\n" for i in range(depth)]
+    return "".join(levels) + " " * depth + "pass\n"
+
+
+def described_as_compile_error(isolation: Isolation, program: str) -> str:
+    """The sentence that says why; found at the first try."""
+    report = _Attempt(isolation, stdin_task(("", ""), time_limit_s=0.1), program, DEFAULTS, None).run()
+    assert report.reward == 0.0
+    heading, _, why = describe(report).partition("\n")
+    assert heading == "Compile error: no test was run."
+    return why
 
 
 def test_a_deadline_ends_the_run(quick: Isolation) -> None:
