@@ -27,7 +27,7 @@ services:
     volumes: ["${MY_SOURCE}:/source:ro"]
     networks: [sandbox]
 """
-STEPS = 24
+STEPS = 40
 
 
 @pytest.fixture(scope="session")

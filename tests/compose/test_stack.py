@@ -20,6 +20,8 @@ OURS = (*HTTP_SERVICES, "collector", "learner")
 STATUS = "cat /proc/self/status; id -u; touch /opt/vpd/probe 2>&1 || true"
 RUN = "/vpd/runs/demo"
 
+READY = ("python", "-IS", "/opt/vpd/healthcheck.py", "8202")
+
 # Asks the code-feedback service about a program on standard input, below its name; prints the feedback as JSON.
 ASK = """
 import json, sys, urllib.request
@@ -93,7 +95,7 @@ def test_a_process_in_a_container_has_no_privileges(stack: Stack, service: str) 
 def test_the_sandbox_reaches_neither_redis_nor_a_service_nor_the_world(stack: Stack) -> None:
     services = f"{stack.address('redis', 'queue')} 6379\n{stack.address('inference', 'services')} 8201\n"
     assert stack.python("collector", CONNECT, services) == services
-    assert stack.python("code-feedback", CONNECT, f"{services}redis 6379\ninference 8201\n1.1.1.1 53\n") == ""
+    assert stack.python("code-feedback", CONNECT, f"{services}1.1.1.1 53\n") == ""
     assert set(stack.inspect("code-feedback")["NetworkSettings"]["Networks"]) == {f"{stack.name}_sandbox"}
 
 
@@ -104,6 +106,10 @@ def test_the_sandbox_is_given_no_secret_but_the_bearer_key(stack: Stack) -> None
     assert names == {"VPD_API_KEY_FILE", "VPD_SERVICE__HOST"}
     mounts = {mount["Destination"]: mount["RW"] for mount in stack.inspect("code-feedback")["Mounts"]}
     assert mounts == {"/keys": False, "/opt/vpd/recipes": False}
+
+
+def test_programs_are_isolated_under_the_engine_s_own_profile(stack: Stack) -> None:
+    assert "sandbox:landlock" in stack.exec("code-feedback", *READY)
 
 
 def test_a_judged_program_cannot_read_the_bearer_key(stack: Stack) -> None:
@@ -167,13 +173,21 @@ def test_a_source_is_swapped_by_its_url(stack: Stack, tmp_path: Path) -> None:
     assert all(text.startswith(("Nothing is missing", "The answer lacks")) for text in said)
 
 
+def test_bubblewrap_isolates_where_the_profile_lets_it(stack: Stack) -> None:
+    restricted = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    if restricted.exists() and restricted.read_text().strip() == "1":
+        pytest.skip("AppArmor forbids unprivileged user namespaces on this machine")
+    stronger = Stack(stack.name, [ROOT / "docker" / "bubblewrap.yml"])
+    stronger.compose("up", "--detach", "--no-deps", "--wait", "code-feedback")
+    assert "sandbox:bubblewrap" in stronger.exec("code-feedback", *READY)
+
+
 def test_the_gpu_profile_is_a_valid_project_with_a_gpu_reserved() -> None:
     config = json.loads(Stack("vpd-config").compose("--profile", "gpu", "config", "--format", "json"))
     devices = config["services"]["vllm"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices[0]["driver"] == "nvidia"
     assert devices[0]["capabilities"] == ["gpu"]
     assert "vllm" not in json.loads(Stack("vpd-config").compose("config", "--format", "json"))["services"]
-    assert (ROOT / "docker-compose.yml").exists()
 
 
 def _last_step(stack: Stack) -> int:
