@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 import structlog
 
-from shared.errors import ServiceUnavailable
 from shared.feedback_client import FeedbackSources, Judgement
 from shared.inference_client import InferenceClient
 from shared.protocol import (
@@ -32,6 +31,7 @@ from shared.protocol import (
 )
 from shared.settings import Settings
 from shared.trajectory_queue import TrajectoryQueue
+from trainer.judging import judge
 from trainer.tasks import TaskSet, load_tasks
 
 log = structlog.get_logger("collector")
@@ -127,7 +127,8 @@ class Collector:
             _group(state.run_id, step, i, task, answer)
             for i, (task, answer) in enumerate(zip(tasks, answers, strict=True))
         ]
-        judged = await self._judge(state.run_id, groups)
+        items = [item for group in groups for item in _items(group)]
+        judged = await judge(self.sources, self.settings.feedback, state.run_id, items)
         timings = {"rollout": rolled_out - started, "feedback": time.monotonic() - rolled_out}
         queue = TrajectoryQueue(self.settings.queue, state.run_id, consumer="collector")
         try:
@@ -154,43 +155,6 @@ class Collector:
         prompts = [Prompt(messages=list(task.messages)) for task in tasks]
         answer = await self.inference.rollouts(prompts, n=rollout.samples_per_prompt, sampling=sampling)
         return answer.prompts
-
-    async def _judge(self, run_id: str, groups: Sequence[RolloutGroup]) -> dict[str, Judgement]:
-        """Ask all sources; where the outcome source failed, ask again until it is back or `max_outage_s` is over.
-
-        A failure is never a reward. A source that then still answers for nothing stops the run with a sentence;
-        rollouts that it alone fails on go on without an outcome.
-        """
-        waiting = {item.trajectory_id: item for group in groups for item in _items(group)}
-        judged: dict[str, Judgement] = {}
-        deadline = time.monotonic() + self.settings.feedback.max_outage_s
-        pause_s = 0.5
-        while True:
-            judged |= await self.sources.judge(run_id, list(waiting.values()))
-            failed = [i for i in waiting if judged[i].outage is not None]
-            if not failed:
-                return judged
-            reason = judged[failed[0]].outage
-            if time.monotonic() > deadline:
-                if len(failed) == len(judged):
-                    raise self._away(reason)
-                log.warning("rollouts go on without an outcome", rollouts=len(failed), reason=reason)
-                return judged
-            log.warning("the outcome source failed; asking again", rollouts=len(failed), reason=reason)
-            # Siblings are asked about together, so that sources which compare them see the whole group.
-            unsettled = {waiting[i].group_id for i in failed}
-            waiting = {i: item for i, item in waiting.items() if item.group_id in unsettled}
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, 5.0)
-
-    def _away(self, reason: str | None) -> ServiceUnavailable:
-        sources = self.settings.feedback.sources
-        name = next(n for n, s in sources.items() if s.role != "critique" and not s.shadow)
-        return ServiceUnavailable(
-            f"The outcome source '{name}' at {sources[name].url} stayed away for "
-            f"{self.settings.feedback.max_outage_s:g} s (feedback.max_outage_s); nothing was given a reward. Its last "
-            f"failure: {reason} Bring it back and start the run again: it resumes."
-        )
 
 
 def _group(run_id: str, step: int, index: int, task: Task, answer: PromptRollouts) -> RolloutGroup:

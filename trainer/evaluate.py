@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import structlog
 from rich.console import Console
 
+from shared.errors import DataError
 from shared.feedback_client import FeedbackSources, Judgement
 from shared.inference_client import InferenceClient
 from shared.protocol import FeedbackItem, Message, Prompt, Response, Rollout, Sampling, Task, Trajectory
 from shared.settings import EvaluationSettings, FeedbackSettings, Settings
+from trainer.judging import judge
 from trainer.tasks import load_tasks
 from trainer.teacher_prompt import Context, compose, feedback_text
 
@@ -53,8 +55,12 @@ class Evaluator:
             for rollout, judgement in zip(rollouts, judged, strict=True)
         ]
         repeated = [task for task in tasks for _ in range(self.settings.evaluation.samples)]
-        answers = await self._roll_out(informed, seed=2, samples=1)
-        teacher = await self._judge("teacher", repeated, answers, version)
+        try:
+            answers = await self._roll_out(informed, seed=2, samples=1)
+            teacher = await self._judge("teacher", repeated, answers, version)
+        except DataError as error:
+            log.warning("the teacher cannot be evaluated: a prompt with feedback was refused", reason=str(error))
+            teacher = []
         judged_student = [j.success for row in student for j in row if j.success is not None]
         judged_teacher = [j.success for row in teacher for j in row if j.success is not None]
         asked = 2 * len(repeated)
@@ -90,7 +96,7 @@ class Evaluator:
             for i, (task, rollouts) in enumerate(zip(tasks, attempts, strict=True))
             for j, rollout in enumerate(rollouts)
         ]
-        judged = await self.sources.judge(f"evaluation-v{version}", items)
+        judged = await judge(self.sources, self.settings.feedback, f"evaluation-v{version}", items)
         answers = iter(items)
         return [[judged[next(answers).trajectory_id] for _ in rollouts] for rollouts in attempts]
 
@@ -98,7 +104,7 @@ class Evaluator:
         trajectory = Trajectory(
             trajectory_id="evaluation", rollout=rollout, feedback=judgement.feedback, success=judgement.success
         )
-        context = Context(None, feedback_text(trajectory, frozenset()), succeeded=judgement.success is True)
+        context = Context(None, feedback_text(trajectory, frozenset()), succeeded=judgement.success is not False)
         if not context:
             return task.messages[-1]
         text = compose(

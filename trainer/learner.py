@@ -25,7 +25,7 @@ from shared.protocol import RolloutGroup
 from shared.settings import Settings
 from shared.trajectory_queue import TrajectoryQueue
 from trainer import curve
-from trainer.algorithms import Algorithm, Tools, make
+from trainer.algorithms import Algorithm, Metrics, Tools, make
 from trainer.batch import Batch, BatchBuilder
 from trainer.checkpoint import Checkpoints
 from trainer.critiques import Critiques
@@ -33,7 +33,8 @@ from trainer.evaluate import Evaluator
 from trainer.optimisation import Optimizer
 from trainer.policy import Policy
 from trainer.publisher import Publisher
-from trainer.run_directory import Record, RunDirectory
+from trainer.records import evaluation_at, evaluation_record, step_record, summary
+from trainer.run_directory import RunDirectory, disk_error
 from trainer.tasks import load_tasks
 
 log = structlog.get_logger("learner")
@@ -128,15 +129,15 @@ class Learner:
         await self._find_human_source()
         self._restore()
         await self.publisher.publish(self.policy, self.step)
-        if self.step == 0:
-            await self._evaluate(self.settings.evaluation.final_tasks)
+        await self._evaluate_if_due()
         while self.step < steps and not self.stopping:
             groups = await self._groups_of_step()
             if groups is None:
                 break
             await self._learn(groups)
+            await self._evaluate_if_due()
         if self.step == steps:
-            await self._finish()
+            self._finish()
         else:
             self._checkpoint()
             log.info("stopped; starting the run again resumes it", step=self.step)
@@ -189,52 +190,29 @@ class Learner:
         metrics["seconds/publish"] = time.monotonic() - publishing
         metrics["seconds/learn"] = publishing - started
         self._record_step(batch, groups, metrics)
-        if self.step % self.settings.evaluation.every == 0 and self.step < self.settings.run.steps:
-            await self._evaluate(self.settings.evaluation.tasks)
 
-    def _record_step(self, batch: Batch, groups: Sequence[RolloutGroup], metrics: dict[str, float]) -> None:
-        wall_s = self.seconds_before + time.monotonic() - self.started
-        rewards = [r.trajectory.reward for r in batch.fresh if r.trajectory.reward is not None]
-        successes = [r.success for r in batch.fresh if r.success is not None]
-        tokens = sum(len(r.response_ids) for r in batch.fresh)
-        timings = groups[0].timings_s
-        step_s = metrics["seconds/learn"] + metrics["seconds/publish"] + sum(timings.values())
-        depth = self.queue.depth()
-        record: Record = {
-            "kind": "step",
-            "step": batch.step,
-            "steps": self.settings.run.steps,
-            "wall_s": wall_s,
-            "eta_s": wall_s / self.step * (self.settings.run.steps - self.step),
-            "reward_mean": sum(rewards) / len(rewards) if rewards else None,
-            "success_rate": sum(successes) / len(successes) if successes else None,
-            "rows": len(batch.fresh),
-            "rows_late": len(batch.rows) - len(batch.fresh),
-            "rows_without_outcome": len(batch.fresh) - len(successes),
-            "tokens": tokens,
-            "tokens_per_s": tokens / step_s if step_s > 0 else 0.0,
-            "queue/waiting": depth.waiting,
-            "queue/pending": depth.pending,
-            "seconds/step": step_s,
-            **{f"seconds/{phase}": seconds for phase, seconds in timings.items()},
-        }
-        self.directory.record(record | metrics)
+    def _record_step(self, batch: Batch, groups: Sequence[RolloutGroup], metrics: Metrics) -> None:
+        steps = self.settings.run.steps
+        record = step_record(batch, groups, metrics, self.queue.depth(), steps=steps, wall_s=self._wall_s())
+        self.directory.record(record)
         if not metrics.get("rows_trained") and not metrics.get("e_step/rows"):
             log.warning("nothing to train on: no rollout of this step had an outcome or a text to learn from")
 
-    async def _evaluate(self, tasks: int) -> Record:
+    async def _evaluate_if_due(self) -> None:
+        """Before the first step, after the last, and every so often; once, also if the run was killed meanwhile."""
+        ends = self.step in (0, self.settings.run.steps)
+        due = ends or self.step % self.settings.evaluation.every == 0
+        if not due or evaluation_at(self.directory.records(), self.step) is not None:
+            return
+        tasks = self.settings.evaluation.final_tasks if ends else self.settings.evaluation.tasks
         evaluation = await self.evaluator.evaluate(self.tasks.held_out(tasks), version=self.step)
-        record: Record = {
-            "kind": "evaluation",
-            "step": self.step,
-            "student_accuracy": evaluation.student_accuracy,
-            "teacher_accuracy": evaluation.teacher_accuracy,
-            "tasks": evaluation.tasks,
-            "unjudged": evaluation.unjudged,
-        }
+        record = evaluation_record(evaluation, self.step)
         self.directory.record(record)
         log.info("held-out", **record)
-        return record
+
+    def _wall_s(self) -> float:
+        """Seconds spent on the run, those before it was resumed included."""
+        return self.seconds_before + time.monotonic() - self.started
 
     async def _find_human_source(self) -> None:
         """The source whose kind is human, if there is one that answers: late critique is read there."""
@@ -260,7 +238,7 @@ class Learner:
                 "algorithm": self.algorithm.state_dict(),
                 "critiques": self.critiques.state_dict(),
                 "rng": torch.get_rng_state(),
-                "wall_s": self.seconds_before + time.monotonic() - self.started,
+                "wall_s": self._wall_s(),
                 "rows_trained": self.rows_trained,
             },
         )
@@ -281,39 +259,17 @@ class Learner:
             log.info("resumed", step=self.step)
         self.directory.forget_after(self.step)
 
-    async def _finish(self) -> None:
-        final = await self._evaluate(self.settings.evaluation.final_tasks)
-        records = self.directory.records()
-        before = next((r for r in records if r["kind"] == "evaluation" and r["step"] == 0), final)
-        notes = []
-        if self.rows_trained == 0:
-            notes.append(
-                "Trained on nothing: no rollout had an outcome or a text to learn from. "
-                "Every feedback source abstained or failed."
-            )
-        summary: Record = {
-            "algorithm": self.settings.algorithm.name,
-            "seed": self.settings.run.seed,
-            "steps": self.step,
-            "rollouts": self.step * self.settings.rollout.prompts_per_step * self.settings.rollout.samples_per_prompt,
-            "accuracy_before": before["student_accuracy"],
-            "accuracy_after": final["student_accuracy"],
-            "teacher_accuracy_before": before["teacher_accuracy"],
-            "teacher_accuracy_after": final["teacher_accuracy"],
-            "wall_s": self.seconds_before + time.monotonic() - self.started,
-            "rows_trained": self.rows_trained,
-            "held_out_tasks": final["tasks"],
-            "notes": notes,
-        }
+    def _finish(self) -> None:
         path = self.directory.path
+        records = self.directory.records()
+        result = summary(self.settings, records, wall_s=self._wall_s(), rows_trained=self.rows_trained)
+        title = f"{path.name}: {result['algorithm']}, seed {result['seed']}"
         try:
             self.policy.save(path / "model", tokenizer=True)
-            curve.draw(
-                records, path / "curve.png", title=f"{path.name}: {summary['algorithm']}, seed {summary['seed']}"
-            )
+            curve.draw(records, path / "curve.png", title=title)
         except OSError as error:
-            raise InfrastructureError(f"The result in {path} cannot be written: {error.strerror or error}.") from error
-        self.directory.write_summary(summary)
-        for note in notes:
+            raise disk_error(error, path) from error
+        self.directory.write_summary(result)
+        for note in result["notes"]:
             log.warning(note)
-        log.info("done", **{k: v for k, v in summary.items() if k != "notes"})
+        log.info("done", **{k: v for k, v in result.items() if k != "notes"})

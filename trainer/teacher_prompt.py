@@ -102,7 +102,7 @@ def m_step_context(
     if settings.feedback != "never":
         human_only = trajectory.success is True or not show_all
         feedback = feedback_text(trajectory, shadow, human_only=human_only)
-    return Context(demonstration, feedback, succeeded=trajectory.success is True)
+    return Context(demonstration, feedback, succeeded=trajectory.success is not False)
 
 
 def e_step_context(

@@ -133,7 +133,7 @@ def test_every_case_of_the_m_step_s_table(human: bool, mode: str, demonstrations
         if human and mode != "never":
             wanted.append("Look at line 2.")
         text = "Q" + (DEMO + demonstration if demonstration else "")
-        text += (PASSED if own else FAILED) + "\n\n".join(wanted) if wanted else ""
+        text += (FAILED if own is False else PASSED) + "\n\n".join(wanted) if wanted else ""
         expected = text + ASK if text != "Q" else None
         assert text_of(0, group, settings=settings) == expected, (own, others, feedback)
 
