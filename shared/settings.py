@@ -234,7 +234,8 @@ class VPDSettings(Strict):
     name: Literal["vpd"] = "vpd"
     learning_rate: Positive = 1e-3
     """Peak learning rate."""
-    teacher: TeacherSettings = TeacherSettings()
+    teacher: TeacherSettings = TeacherSettings(weights="ema", rate=0.2)
+    """Whose weights the M-step distils; the paper's is `live`, which loses the structure of answers on some seeds."""
     e_step: EStepSettings = EStepSettings()
     m_step: DistillSettings = DistillSettings()
 

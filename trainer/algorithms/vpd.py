@@ -2,7 +2,8 @@
 
 The student pi rolls out; a feedback source says what went wrong; the same network, given that text C, is the teacher
 q(y|x,C). Every step the M-step distils the teacher into the student; every F-th step the E-step first refines the
-teacher on outcomes. Both share the weights: no second model is in memory. See docs/algorithm.md.
+teacher on outcomes. Both train the same weights; with `teacher.weights = live`, the paper's form, no second model is in
+memory, and with the default `ema` the M-step distils their moving average. See docs/algorithm.md.
 """
 
 from __future__ import annotations
