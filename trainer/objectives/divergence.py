@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-_TAIL_FLOOR = 1e-7
-
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """KL(student || teacher), [tokens]: the divergence of the paper's M-step."""
@@ -42,7 +40,7 @@ def top_k_with_tail(student_logits: Tensor, teacher_logits: Tensor, k: int) -> t
     if k >= log_s.shape[-1]:
         return log_s, log_t
     support = log_s.detach().topk(k, dim=-1).indices
-    return _with_tail(log_s.gather(-1, support)), _with_tail(log_t.gather(-1, support))
+    return _with_tail(log_s, support), _with_tail(log_t, support)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -52,6 +50,7 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * difference).sum(-1)
 
 
-def _with_tail(log_head: Tensor) -> Tensor:
-    head = log_head.exp().sum(-1, keepdim=True).clamp(max=1 - _TAIL_FLOOR)
-    return torch.cat([log_head, torch.log1p(-head)], dim=-1)
+def _with_tail(log_p: Tensor, support: Tensor) -> Tensor:
+    # Summed over the rest, not taken as 1 minus the head: the difference loses all digits where the head is near 1.
+    tail = log_p.scatter(-1, support, float("-inf")).logsumexp(-1, keepdim=True)
+    return torch.cat([log_p.gather(-1, support), tail], dim=-1)
