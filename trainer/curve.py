@@ -31,7 +31,7 @@ def draw(records: Sequence[dict[str, Any]], file: Path, *, title: str) -> None:
         axes.plot([r["step"] for r in known], [r[key] for r in known], "o-", color=colour, label=label, markersize=4)
     axes.set(xlabel="training step", ylabel="accuracy", ylim=(-0.02, 1.02), title=title)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="lower right")
     figure.tight_layout()
     figure.savefig(file)
     plt.close(figure)
