@@ -5,26 +5,23 @@ Whether a failure is the program's or ours is decided here: a `Raw` result is th
 
 from __future__ import annotations
 
-import contextlib
 import marshal
 import os
 import select
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from sandbox.inside import candidate, driver
-from sandbox.isolation import ENVIRONMENT, Isolation
+from sandbox.isolation import Isolation, Place
 from shared.errors import DataError, InfrastructureError
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 10.0
 """How long past its own limits a driver may take before it counts as hung."""
 CLOSED_CHECK_S = 0.2
-EXIT_TIMEOUT_S = 1.0
 CPU_LIMIT_STATUSES = (-signal.SIGXCPU, 128 + signal.SIGXCPU)
 """How a driver ends that used up its CPU seconds; the second is how bubblewrap says it."""
 FILE_BYTES = 16 * 2**20
@@ -105,23 +102,13 @@ class Confined:
         if self._isolation.closed:
             raise SandboxFailure("The sandbox is being shut down.")
         self._scratch = self._isolation.make_scratch()
-        launch = self._isolation.launch(self._scratch)
         try:
-            self._process = subprocess.Popen(
-                launch.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-                bufsize=0,
-            )
+            self._process = self._isolation.start()
         except OSError as error:
             self._isolation.remove_scratch(self._scratch)
             raise SandboxFailure(f"A sandbox could not be started: {error}.") from error
         try:
-            self._hand_over(launch.scratch, launch.readable, launch.own_user)
+            self._hand_over(self._isolation.place(self._scratch))
         except BaseException:
             self._end()
             raise
@@ -143,14 +130,14 @@ class Confined:
             raise SandboxFailure(f"A limit could not be set: {answer[:200].decode(errors='replace') or 'no answer'}.")
         return Raw(ended, status, output, answer[1:2], answer[2:])
 
-    def _hand_over(self, scratch: str, readable: tuple[str, ...], own_user: bool) -> None:
+    def _hand_over(self, place: Place) -> None:
         job, limits = self._job, self._job.limits
         self._send(
             {
                 "tier": self._isolation.tier,
-                "scratch": scratch,
-                "readable": readable,
-                "own_user": own_user,
+                "scratch": place.scratch,
+                "readable": place.readable,
+                "own_user": place.own_user,
                 "kind": job.kind,
                 "source": job.source,
                 "entry": job.entry,
@@ -166,19 +153,16 @@ class Confined:
         try:
             self._expect(driver.COMPILED, limits.wall_s + GRACE_S, CompilerDied)
         except CompilerDied:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(EXIT_TIMEOUT_S)  # killed now, it could not say how it ended
-            if self._end() in CPU_LIMIT_STATUSES:
+            if self._process.end(by_itself=True) in CPU_LIMIT_STATUSES:
                 raise Refused(candidate.encode_error(TimeoutError("takes too long to compile"))) from None
             raise
 
     def _send(self, frame: Any) -> None:
-        assert self._process.stdin is not None
         body = marshal.dumps(frame)
         view = memoryview(len(body).to_bytes(8, "big") + body)
         try:
             while view:
-                view = view[os.write(self._process.stdin.fileno(), view) :]
+                view = view[os.write(self._process.input, view) :]
         except OSError as error:
             raise SandboxFailure(f"A sandbox does not take its input: {error}.") from error
 
@@ -199,8 +183,7 @@ class Confined:
         return body
 
     def _read(self, count: int, ends_at: float, death: type[SandboxFailure]) -> bytes:
-        assert self._process.stdout is not None
-        fd, parts = self._process.stdout.fileno(), []
+        fd, parts = self._process.output, []
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         while count:
@@ -223,14 +206,6 @@ class Confined:
             raise DeadlinePassed("The deadline came before the verdict.")
         raise late("A sandbox did not answer in time.")
 
-    def _end(self) -> int:
-        """End the driver and all it started; its exit status (negative: the signal). Does no harm when repeated."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        status = self._process.wait()
+    def _end(self) -> None:
+        self._process.end()
         self._isolation.remove_scratch(self._scratch)
-        return status

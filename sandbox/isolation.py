@@ -21,29 +21,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from sandbox.processes import DriverProcess, Forked, Servers, Started
+
 Tier = Literal["bubblewrap", "landlock", "unsafe"]
 STRONGEST_FIRST: tuple[Tier, ...] = ("bubblewrap", "landlock")
 
-INSIDE = ("syscalls", "confine", "candidate", "asserting")
-ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "MALLOC_ARENA_MAX": "1", "TZ": "UTC", "LANG": "C.UTF-8"}
-"""All a sandboxed interpreter gets, and what the driver clears before it runs a program."""
+INSIDE = ("syscalls", "confine", "candidate", "asserting", "driver")
+SCRIPTS = {"run": "driver", "serve": "server"}
 PYTHON_FLAGS = ("-S", "-s", "-B")
 BOUND_AT = "/sandbox"
 SCRATCH_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Launch:
-    """How to start one driver: the command, and what the driver is told about where it is."""
+class Place:
+    """What a driver is told about where it is."""
 
-    command: tuple[str, ...]
     scratch: str
     readable: tuple[str, ...]
     own_user: bool
 
 
 class Isolation:
-    """One tier, ready to start drivers. Owns a directory with the compiled driver until `close`."""
+    """One tier, ready to start drivers. Owns a directory with the compiled driver until `close`.
+
+    In bubblewrap each driver is started, since namespaces are made at a start; elsewhere warm servers fork them.
+    """
 
     def __init__(self, tier: Tier) -> None:
         self.tier: Tier = tier
@@ -51,10 +54,14 @@ class Isolation:
         self._directory = Path(tempfile.mkdtemp(prefix="vpd-sandbox-"))
         self._directory.chmod(0o755)
         self._compile_driver()
+        self._servers = Servers((self._python, *PYTHON_FLAGS, str(self._directory / "serve.pyc")))
+        if tier != "bubblewrap":
+            self._servers.warm()
 
     def close(self) -> None:
         """Remove the compiled driver; nothing can be started afterwards, and what runs gives up within a moment."""
         self.closed = True
+        self._servers.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def make_scratch(self) -> Path:
@@ -68,19 +75,25 @@ class Isolation:
         if scratch != self._directory:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def launch(self, scratch: Path) -> Launch:
-        """The command that starts a driver."""
-        python = (self._python, *PYTHON_FLAGS)
+    def start(self) -> DriverProcess:
+        """A new driver. Raises OSError if there is none to be had."""
         if self.tier == "bubblewrap":
-            return Launch((*self._bubblewrap, *python, f"{BOUND_AT}/run.pyc"), "/tmp", (), own_user=True)
-        command = (*python, str(self._directory / "run.pyc"))
-        return Launch(command, str(scratch), self._readable, own_user=False)
+            return Started((*self._bubblewrap, self._python, *PYTHON_FLAGS, f"{BOUND_AT}/run.pyc"))
+        return Forked(self._servers)
+
+    def place(self, scratch: Path) -> Place:
+        """What to tell a driver that is to work in `scratch`."""
+        if self.tier == "bubblewrap":
+            return Place("/tmp", (), own_user=True)
+        return Place(str(scratch), self._readable, own_user=False)
 
     def _compile_driver(self) -> None:
         source = Path(__file__).parent
         package = self._directory / "sandbox" / "inside"
         package.mkdir(parents=True)
-        py_compile.compile(str(source / "inside" / "driver.py"), str(self._directory / "run.pyc"), doraise=True)
+        for script, name in SCRIPTS.items():
+            target = self._directory / f"{script}.pyc"
+            py_compile.compile(str(source / "inside" / f"{name}.py"), str(target), doraise=True)
         for name in INSIDE:
             py_compile.compile(str(source / "inside" / f"{name}.py"), str(package / f"{name}.pyc"), doraise=True)
         empty = self._directory / "empty.py"

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SCRATCH_BYTES = 64 * 2**20
 SCRATCH_ENTRIES = 512
 TICK_S = 0.1
+FORGOTTEN = ("sandbox", "ctypes", "_ctypes", "_socket")
+"""Modules a program does not find imported."""
 
 READY, COMPILED, REFUSED, BAD_FILE, ENDED, FAILED = b"R", b"C", b"X", b"S", b"T", b"F"
 """In this order: READY when all is done that is not the program's doing, so that what happens next is."""
@@ -203,7 +205,7 @@ def main() -> None:
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         _send(tag, candidate.encode_error(error))
         return
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("sandbox", "ctypes", "_ctypes")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in FORGOTTEN]:
         del sys.modules[name]
     gc.freeze()
     _send(COMPILED)
