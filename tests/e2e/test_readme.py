@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(r"```sh\n(.*?)```\n(?:\n?```json\n(.*?)```)?", re.DOTALL)
+BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n?```json\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
 ELSEWHERE = ("docker compose up", "./vpd test")
 TASK = {
     "id": "add",
