@@ -181,17 +181,18 @@ def check(recipe: Recipes = None, set_: Overrides = None, base_port: BasePort = 
 
 @config.command()
 def docs(
-    file: Annotated[
-        Path | None, typer.Argument(help="Markdown file with the markers.", show_default="docs/settings.md")
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Markdown files with the markers.", show_default="README.md docs/settings.md"),
     ] = None,
 ) -> None:
     """Write the table of settings into the documentation."""
     from cli.development import ROOT
     from cli.show import write_settings_table
 
-    file = file or ROOT / "docs" / "settings.md"
-    write_settings_table(file)
-    print(f"{file} is up to date.")
+    for file in files or [ROOT / "README.md", ROOT / "docs" / "settings.md"]:
+        write_settings_table(file)
+        print(f"{file} is up to date.")
 
 
 def main() -> None:

@@ -37,8 +37,9 @@ def test_each_value_that_is_no_default_says_where_it_is_from_and_no_secret_is_sh
     assert "# VPD_API_KEY is set, and not shown." in shown
 
 
-def test_the_settings_table_in_the_docs_is_up_to_date() -> None:
-    document = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", ["README.md", "docs/settings.md"])
+def test_the_settings_tables_in_the_docs_are_up_to_date(file: str) -> None:
+    document = (ROOT / file).read_text(encoding="utf-8")
     assert with_settings_table(document) == document, "run `./vpd config docs`"
 
 
