@@ -1,9 +1,9 @@
-"""Where the time of a training run goes: steps a minute and the share of each phase, from a run's metrics.
+"""Where the time of a training run goes: steps a minute and the share of each phase, from a run's timings.
 
     ./vpd up --set run.name=bench --set run.steps=30
     .venv/bin/python bench/loop.py runs/bench
 
-Shares are of the wall time between the first and the last step record. The limit it is compared with is the time
+Shares are of the wall time between the first and the last step. The limit it is compared with is the time
 that the M- and E-steps alone took: a loop that did nothing but learn would run at ratio 1.
 """
 
@@ -17,8 +17,7 @@ PHASES = ("rollout", "feedback", "m_step", "e_step", "publish")
 
 
 def main(directory: Path) -> None:
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    steps = [r for r in map(json.loads, lines) if r["kind"] == "step"]
+    steps = [json.loads(line) for line in (directory / "timings.jsonl").read_text().splitlines()]
     if len(steps) < 2:
         raise SystemExit(f"{directory} holds {len(steps)} steps; at least 2 are needed.")
     counted = steps[1:]
@@ -28,7 +27,7 @@ def main(directory: Path) -> None:
     for phase, spent in seconds.items():
         print(f"  {phase:<9} {spent:7.2f} s  {100 * spent / wall_s:5.1f} %")
     rest = wall_s - sum(seconds.values())
-    print(f"  {'rest':<9} {rest:7.2f} s  {100 * rest / wall_s:5.1f} %   (evaluation, queue, waiting)")
+    print(f"  {'rest':<9} {rest:7.2f} s  {100 * rest / wall_s:5.1f} %   (evaluation, checkpoints, queue, waiting)")
     learning = seconds["m_step"] + seconds["e_step"]
     print(f"wall time / (M-step + E-step) = {wall_s / learning:.2f}")
 

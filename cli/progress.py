@@ -1,6 +1,6 @@
-"""What a person sees while a run goes on: read off `metrics.jsonl`, drawn live on a terminal, else a line now and then.
+"""What a person sees while a run goes on: drawn live on a terminal, else a line now and then.
 
-Writes nothing and starts nothing.
+Read off `metrics.jsonl` and `timings.jsonl` of the run; writes nothing and starts nothing.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Progress:
         self._status = ""
         self._step: Record = {}
         self._evaluations: list[Record] = []
+        self._timings: dict[int, Record] = {}
         self._shown = -1
         self._printed: set[str] = set()
         self._began = time.monotonic()
@@ -82,21 +83,27 @@ class Progress:
             self.say(text)
         self._status = text
 
-    def update(self, records: Sequence[Record]) -> None:
-        """Take in records of metrics.jsonl. A record of a step already passed (after a resume) takes its place."""
+    def update(self, records: Sequence[Record], timings: Sequence[Record] = ()) -> None:
+        """Take in records of metrics.jsonl, and at least as much of timings.jsonl.
+
+        A record of a step already passed (after a resume) takes its place.
+        """
+        self._timings |= {int(times.get("step", 0)): times for times in timings}
         for record in records:
             if record.get("kind") == "evaluation":
                 step = record.get("step", 0)
                 self._evaluations = [one for one in self._evaluations if one.get("step", 0) < step] + [record]
                 self._line(evaluation_line(record))
+            elif record.get("kind") == "gate":
+                self._line(gate_line(record))
             elif record.get("kind") == "step":
                 self._status = ""
-                self._step = record
                 number = int(record.get("step", 0))
+                self._step = {**record, **self._timings.get(number, {})}
                 every = max(1, self._steps // _LINES)
                 if number // every != self._shown // every or number + 1 >= self._steps:
                     self._shown = number
-                    self._line(step_line(record, self._steps))
+                    self._line(step_line(self._step, self._steps))
 
     def _line(self, line: str) -> None:
         # A learner that resumes writes metrics.jsonl anew, so the same records are read twice.
@@ -133,7 +140,7 @@ class Progress:
 
 
 def step_numbers(record: Record) -> list[tuple[str, str]]:
-    """The numbers of a step that people watch, as (name, value); absent ones are left out."""
+    """The numbers of a step and its times that people watch, as (name, value); absent ones are left out."""
     formats = (
         ("reward", "reward_mean", "{:.3f}"),
         ("success", "success_rate", "{:.1%}"),
@@ -143,6 +150,10 @@ def step_numbers(record: Record) -> list[tuple[str, str]]:
         ("tokens/s", "tokens_per_s", "{:.0f}"),
     )
     numbers = [(name, form.format(record[key])) for name, key, form in formats if record.get(key) is not None]
+    lifts = [(who, record.get(f"teacher/{who}_lift_nats")) for who in ("success", "failure")]
+    if any(lift is not None for _, lift in lifts):
+        shown = ", ".join(f"{lift:+.2f} on {who}" for who, lift in lifts if lift is not None)
+        numbers.append(("teacher lift in nats", shown))
     waiting, pending = record.get("queue/waiting"), record.get("queue/pending")
     if waiting is not None or pending is not None:
         numbers.append(("queue", f"{waiting or 0:.0f} waiting, {pending or 0:.0f} in work"))
@@ -157,9 +168,18 @@ def step_line(record: Record, steps: int) -> str:
 
 def evaluation_line(record: Record) -> str:
     """One evaluation on one line."""
+    return f"held out, after {record.get('step', 0)} steps: {_shares(record)}"
+
+
+def gate_line(record: Record) -> str:
+    """What an algorithm was told of the teacher, on one line."""
+    return f"on prompts to be trained on, after {record.get('step', 0)} steps: {_shares(record)}"
+
+
+def _shares(record: Record) -> str:
     who = [("student", "student_accuracy"), ("teacher", "teacher_accuracy")]
     shares = ", ".join(f"{name} {percent(record.get(key))}" for name, key in who if record.get(key) is not None)
-    return f"held out, after {record.get('step', 0)} steps: {shares or 'nothing was judged'}"
+    return shares or "nothing was judged"
 
 
 def result_lines(summary: Record, directory: Path) -> list[str]:
@@ -170,7 +190,9 @@ def result_lines(summary: Record, directory: Path) -> list[str]:
         before, after = summary.get(f"{prefix}accuracy_before"), summary.get(f"{prefix}accuracy_after")
         if after is not None:
             lines.append(f"Held-out accuracy of the {who}: {percent(before)} → {percent(after)}")
-    lines += [f"Note: {note}" for note in summary.get("notes") or ()]
+    collapsed = summary.get("collapsed")
+    lines += [collapsed] if collapsed else []
+    lines += [f"Note: {note}" for note in summary.get("notes") or () if note != collapsed]
     if (directory / "curve.png").exists():
         lines.append(f"Curve: {directory / 'curve.png'}")
     return [*lines, f"Run directory: {directory}"]

@@ -122,7 +122,7 @@ class _Session:
 
     def train(self, jobs: Sequence[Spec]) -> None:
         """Run collector and learner to their end. Raises `VPDError` with the last words of one that fails."""
-        tail = MetricsTail(self.claim.path / "metrics.jsonl")
+        tail, timings = (MetricsTail(self.claim.path / name) for name in ("metrics.jsonl", "timings.jsonl"))
         for spec in jobs:
             self.supervisor.start(spec)
         self.progress.status("Collector and learner start; first the policy is evaluated on held-out tasks")
@@ -131,7 +131,8 @@ class _Session:
         while not self.supervisor.finished(JOBS):
             self.interrupts.check()
             self.supervisor.check()
-            self.progress.update(tail.read())
+            # Metrics before timings: the learner writes them the other way round, so that no step lacks its times.
+            self.progress.update(tail.read(), timings.read())
             if self.supervisor.pids() != services:
                 services = self._note()
             if self.supervisor.finished(["learner"]):
@@ -139,7 +140,7 @@ class _Session:
                 if time.monotonic() > collector_deadline:
                     break
             time.sleep(_POLL_S)
-        self.progress.update(tail.read())
+        self.progress.update(tail.read(), timings.read())
         summary = self.claim.summary()
         if summary is None:
             raise InfrastructureError(f"The learner left no summary; its log is {self.supervisor.log('learner')}.")

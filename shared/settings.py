@@ -1,27 +1,19 @@
 """One strict settings tree for every process.
 
 Order of precedence: `--set a.b=c`, then `VPD_A__B` in the environment, then the recipe (TOML), then the defaults
-here. Unknown keys are errors with a did-you-mean. What each algorithm can be told is in `AlgorithmSettings`.
+here. Unknown keys are errors with a did-you-mean. What each algorithm can be told is in `algorithm_settings.py`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
+
+from shared.algorithm_settings import AlgorithmSettings, GRPOTerm, Positive, Share, Strict, VPDSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """Base of all settings: unknown keys, infinity and NaN are errors, defaults are checked."""
-
-    model_config = ConfigDict(
-        extra="forbid", validate_default=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class RunSettings(Strict):
@@ -131,6 +123,9 @@ class TeacherPromptSettings(Strict):
     """Show a successful sibling's response."""
     feedback: Literal["without_demonstration", "always", "never"] = "without_demonstration"
     """When feedback text is shown."""
+    failure_feedback: Literal["own", "sibling"] = "own"
+    """Whose feedback the E-step scores a failure under: `sibling` takes another failed rollout's where there is one,
+    for sources whose text repeats the attempt itself."""
     demonstration_header: str = "\n\nCorrect solution:\n\n"
     """Before the sibling's response."""
     feedback_header: str = "\n\nThe following is feedback from your unsuccessful earlier attempt:\n\n"
@@ -143,8 +138,8 @@ class TeacherPromptSettings(Strict):
     """Cut <think> spans from demonstrations."""
     max_tokens: Annotated[int, Field(ge=16)] = 10_240
     """Longest teacher prompt; feedback is cut to fit, never the question or the closing."""
-    control: Literal["none", "shuffled", "dropped"] = "none"
-    """Negative controls: contexts exchanged among prompts, or left out."""
+    control: Literal["none", "shuffled", "dropped", "repeated"] = "none"
+    """Negative controls: contexts exchanged among prompts, left out, or all of them the step's first."""
 
 
 class OptimizerSettings(Strict):
@@ -162,103 +157,6 @@ class OptimizerSettings(Strict):
     """Decoupled weight decay."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
-
-
-class DistillSettings(Strict):
-    """The M-step: distil the teacher into the student on its own rollouts (ALGORITHM section 3)."""
-
-    divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
-    """D(student, teacher): reverse is KL(student || teacher)."""
-    jsd_alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Weight of the teacher in the mixture; only for `jsd`."""
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    """Support: the student's top K plus a tail bucket; None is the whole vocabulary."""
-    aggregation: Literal["token_mean", "sequence_mean"] = "token_mean"
-    """token_mean divides the sum over tokens by all tokens of the step's rows; sequence_mean averages each row's
-    mean over the rows."""
-    importance_cap: Positive = 2.0
-    """Cap of the token weights pi_theta / pi_sampler."""
-
-
-class TeacherSettings(Strict):
-    """Whose weights score the teacher's prompt."""
-
-    weights: Literal["live", "ema", "trust_region", "frozen"] = "live"
-    """live: the student's own; ema: their moving average; trust_region: logits between the initial model's and the
-    student's; frozen: the initial model."""
-    rate: Share = 0.05
-    """Of `ema` and `trust_region`."""
-
-
-class EStepSettings(Strict):
-    """The E-step: refine the teacher on outcomes, unpaired (ALGORITHM sections 2 and 10)."""
-
-    every: Annotated[int, Field(ge=1)] = 1
-    """F: one E-step for every F M-steps (the paper: 5)."""
-    gradient_steps: Annotated[int, Field(ge=1)] = 1
-    """Gradient steps in one E-step."""
-    beta: Positive = 0.1
-    """Scale of the implicit reward."""
-    prior: Literal["dynamic", "fixed"] = "dynamic"
-    """Reference of the implicit reward: the current student, or the initial model."""
-    length_normalised: bool = False
-    """Divide log-ratios by the response length."""
-    class_weights: Literal["natural", "balanced"] = "natural"
-    """natural weighs each row the same (n+/N and n-/N); balanced is the paper's sum of two class means."""
-    trust_region_nats: Positive | None = 2.0
-    """Skip successes whose log q - log pi already rose by more, failures that fell by more; None is the paper's."""
-    delta_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Rate of the moving average of delta."""
-    buffer_steps: Annotated[int, Field(ge=1)] = 1
-    """Steps whose trajectories an E-step trains on (the paper: F)."""
-    learning_rate_share: Positive = 0.3
-    """Of the algorithm's learning rate."""
-    optimizer: Literal["own", "shared"] = "own"
-    """Whether the E-step keeps AdamW moments of its own."""
-
-
-class GRPOTerm(Strict):
-    """Group-relative policy optimisation (ALGORITHM section 6)."""
-
-    normalise_std: bool = True
-    """Divide advantages by the group's standard deviation."""
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Lower clip of the ratio."""
-    clip_high: Positive = 0.28
-    """Upper clip of the ratio."""
-
-
-class VPDSettings(Strict):
-    """Variational Policy Distillation."""
-
-    name: Literal["vpd"] = "vpd"
-    learning_rate: Positive = 1e-3
-    """Peak learning rate."""
-    teacher: TeacherSettings = TeacherSettings(weights="ema", rate=0.2)
-    """Whose weights the M-step distils; the paper's is `live`, which loses the structure of answers on some seeds."""
-    e_step: EStepSettings = EStepSettings()
-    m_step: DistillSettings = DistillSettings()
-
-
-class SDPOSettings(Strict):
-    """Self-Distillation Policy Optimisation: the M-step alone."""
-
-    name: Literal["sdpo"] = "sdpo"
-    learning_rate: Positive = 2e-3
-    """Peak learning rate."""
-    teacher: TeacherSettings = TeacherSettings(weights="ema")
-    m_step: DistillSettings = DistillSettings()
-
-
-class GRPOSettings(GRPOTerm):
-    """Reward only, no text."""
-
-    name: Literal["grpo"] = "grpo"
-    learning_rate: Positive = 3e-3
-    """Peak learning rate."""
-
-
-AlgorithmSettings = Annotated[VPDSettings | SDPOSettings | GRPOSettings, Field(discriminator="name")]
 
 
 class EvaluationSettings(Strict):
@@ -289,6 +187,9 @@ class LearnerSettings(Strict):
     """Steps between checkpoints; groups are acknowledged at the checkpoint."""
     critique_window_steps: Annotated[int, Field(ge=1)] = 20
     """Critique on a rollout of the last so many steps is trained on; older is stale."""
+    diagnose_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between measurements of the implicit reward's margin against the student and against the initial model;
+    each costs three forward passes, and all of them a copy of the initial weights. None: never."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept."""
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -379,3 +280,18 @@ class Settings(Strict):
     critic_feedback: CriticFeedbackSettings = CriticFeedbackSettings()
     human_feedback: HumanFeedbackSettings = HumanFeedbackSettings()
     service: ServiceSettings = ServiceSettings()
+
+    @model_validator(mode="after")
+    def _has_what_the_algorithm_learns_from(self) -> Self:
+        algorithm, prompt = self.algorithm, self.teacher_prompt
+        compares = isinstance(algorithm, GRPOTerm) or hasattr(algorithm, "grpo")
+        if compares and self.rollout.samples_per_prompt < 2:
+            raise ValueError(
+                f"rollout.samples_per_prompt must be at least 2 for algorithm '{algorithm.name}': it compares siblings"
+            )
+        if hasattr(algorithm, "teacher") and prompt.feedback == "never" and not prompt.demonstration:
+            raise ValueError(
+                f"teacher_prompt shows neither feedback nor demonstrations, so algorithm '{algorithm.name}' would have "
+                "no teacher; allow one of them, or take algorithm.name=grpo"
+            )
+        return self

@@ -93,12 +93,17 @@ class BatchBuilder:
     def _under_control(
         self, step: int, contexts: list[tuple[RolloutGroup, Context, Context]]
     ) -> list[tuple[Context, Context]]:
-        """Leave contexts as they are, drop them, or give each row those of a row of another prompt."""
+        """Leave contexts as they are, drop them, give each row those of a row of another prompt, or to all rows
+        the same."""
         own = [(m, e) for _, m, e in contexts]
         if self.settings.control == "none":
             return own
         if self.settings.control == "dropped":
             return [(Context(), Context())] * len(own)
+        if self.settings.control == "repeated":
+            first_m = next((m for m, _ in own if m), Context())
+            first_e = next((e for _, e in own if e), Context())
+            return [(first_m if m else m, first_e if e else e) for m, e in own]
         rng = random.Random(f"{self.seed}-{step}-shuffled")
         exchanged = []
         for group, m, e in contexts:

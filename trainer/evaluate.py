@@ -1,4 +1,4 @@
-"""Held-out accuracy of the student, and of the teacher that is told what was wrong with the student's attempt.
+"""Accuracy of the student, and of the teacher that is told what was wrong with the student's attempt, on given tasks.
 
 Both roll out from the inference service and are judged by the outcome source: nothing is scored in this process.
 """
@@ -45,10 +45,13 @@ class Evaluator:
     async def aclose(self) -> None:
         await self.sources.aclose()
 
-    async def evaluate(self, tasks: Sequence[Task], *, version: int) -> Evaluation:
-        """Student first; then the teacher, given the feedback on the student's own attempt and nothing else."""
+    async def evaluate(self, tasks: Sequence[Task], *, version: int, purpose: str = "evaluation") -> Evaluation:
+        """Student first; then the teacher, given the feedback on the student's own attempt and nothing else.
+
+        `purpose` stands in the ids that the source sees.
+        """
         attempts = await self._roll_out([list(t.messages) for t in tasks], seed=1)
-        student = await self._judge("student", tasks, attempts, version)
+        student = await self._judge(f"{purpose}-student", tasks, attempts, version)
         informed = [
             [*task.messages[:-1], self._teacher_message(task, rollout, judgement)]
             for task, rollouts, judged in zip(tasks, attempts, student, strict=True)
@@ -57,7 +60,7 @@ class Evaluator:
         repeated = [task for task in tasks for _ in range(self.settings.evaluation.samples)]
         try:
             answers = await self._roll_out(informed, seed=2, samples=1)
-            teacher = await self._judge("teacher", repeated, answers, version)
+            teacher = await self._judge(f"{purpose}-teacher", repeated, answers, version)
         except DataError as error:
             log.warning("the teacher cannot be evaluated: a prompt with feedback was refused", reason=str(error))
             teacher = []
@@ -87,8 +90,8 @@ class Evaluator:
     ) -> list[list[Judgement]]:
         items = [
             FeedbackItem(
-                trajectory_id=f"evaluation-{who}-v{version}-{i}-{j}",
-                group_id=f"evaluation-{who}-v{version}-{i}",
+                trajectory_id=f"{who}-v{version}-{i}-{j}",
+                group_id=f"{who}-v{version}-{i}",
                 policy_version=version,
                 task=task,
                 response=Response(text=rollout.text, finish_reason=rollout.finish_reason),

@@ -1,4 +1,4 @@
-"""The learner: queue -> batch -> algorithm -> checkpoint -> acknowledge -> publish. Blind to the algorithm.
+"""The learner: queue -> batch -> algorithm -> record -> checkpoint -> acknowledge -> publish. Blind to the algorithm.
 
 Lockstep: step k trains on the groups that policy version k made, and publishes version k + 1. A group is acknowledged
 when the checkpoint that contains its effect is durable; after a crash the learner goes back to that checkpoint, and
@@ -11,7 +11,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 import torch
@@ -21,7 +21,7 @@ from shared.feedback_client import FeedbackSources
 from shared.human_client import HumanClient
 from shared.inference_client import InferenceClient
 from shared.models import resolve_model
-from shared.protocol import RolloutGroup
+from shared.protocol import RolloutGroup, Task
 from shared.settings import Settings
 from shared.trajectory_queue import TrajectoryQueue
 from trainer import curve
@@ -29,12 +29,13 @@ from trainer.algorithms import Algorithm, Metrics, Tools, make
 from trainer.batch import Batch, BatchBuilder
 from trainer.checkpoint import Checkpoints
 from trainer.critiques import Critiques
+from trainer.diagnosis import Diagnosis
 from trainer.evaluate import Evaluator
 from trainer.optimisation import Optimizer
 from trainer.policy import Policy
 from trainer.publisher import Publisher
-from trainer.records import evaluation_at, evaluation_record, step_record, summary
-from trainer.run_directory import RunDirectory, disk_error
+from trainer.records import collapse, evaluation_record, record_at, step_record, summary, timings_record
+from trainer.run_directory import Record, RunDirectory, disk_error
 from trainer.tasks import load_tasks
 
 log = structlog.get_logger("learner")
@@ -75,6 +76,8 @@ class Learner:
         self.step = 0
         self.seconds_before = 0.0
         self.rows_trained = 0
+        self.publish_s = 0.0
+        self.teacher_observed_at: int | None = None
         self.started = time.monotonic()
         self.inference = InferenceClient(settings.inference, api_key=settings.api_key)
         self.evaluator = Evaluator(settings, self.inference)
@@ -90,10 +93,14 @@ class Learner:
             settings.learner,
             temperature=settings.rollout.temperature,
         )
-        self.optimizer = self._new_optimizer()
-        self.algorithm: Algorithm = make(
-            settings.algorithm, Tools(self.policy, self.optimizer, new_optimizer=self._new_optimizer)
+        self.optimizer = Optimizer(
+            self.policy,
+            settings.optimizer,
+            learning_rate=settings.algorithm.learning_rate,
+            total_steps=settings.run.steps,
         )
+        self.algorithm: Algorithm = make(settings.algorithm, Tools(self.policy, self.optimizer))
+        self.diagnosis = Diagnosis(self.policy, settings.learner.diagnose_every)
         self.batches = BatchBuilder(
             settings.teacher_prompt,
             render=self.policy.render,
@@ -102,14 +109,6 @@ class Learner:
             shadow=frozenset(name for name, s in settings.feedback.sources.items() if s.shadow),
         )
         self.critiques = Critiques(None, run.identity.run_id, "human", window_steps=1)
-
-    def _new_optimizer(self) -> Optimizer:
-        return Optimizer(
-            self.policy,
-            self.settings.optimizer,
-            learning_rate=self.settings.algorithm.learning_rate,
-            total_steps=self.settings.run.steps,
-        )
 
     def request_stop(self) -> None:
         """Finish the running step, write a checkpoint, and return from `run`."""
@@ -128,7 +127,7 @@ class Learner:
         await self.inference.wait_ready(timeout_s=self.settings.inference.timeout_s)
         await self._find_human_source()
         self._restore()
-        await self.publisher.publish(self.policy, self.step)
+        await self._publish()
         await self._evaluate_if_due()
         while self.step < steps and not self.stopping:
             groups = await self._groups_of_step()
@@ -177,38 +176,64 @@ class Learner:
         started = time.monotonic()
         joined = await self.critiques.join(self.step, groups)
         batch = self.batches.build(self.step, joined.groups, joined.late)
-        metrics = self.algorithm.train_step(batch)
+        metrics = self.diagnosis(batch) | self.algorithm.train_step(batch)
         self.directory.write_trajectories(batch)
         await self.critiques.report(batch)
         self.rows_trained += int(metrics.get("rows_trained", 0)) + int(metrics.get("e_step/rows", 0))
         self.unacknowledged += [g.group_id for g in groups]
+        metrics |= {"seconds/learn": time.monotonic() - started, "seconds/publish": self.publish_s}
+        # Before the checkpoint: a run killed between the two would never record the step.
+        self._record_step(batch, groups, metrics)
         self.step += 1
-        publishing = time.monotonic()
         if self.step % self.settings.learner.checkpoint_every == 0 or self.step == self.settings.run.steps:
             self._checkpoint()
-        await self.publisher.publish(self.policy, self.step)
-        metrics["seconds/publish"] = time.monotonic() - publishing
-        metrics["seconds/learn"] = publishing - started
-        self._record_step(batch, groups, metrics)
+        await self._publish()
 
     def _record_step(self, batch: Batch, groups: Sequence[RolloutGroup], metrics: Metrics) -> None:
-        steps = self.settings.run.steps
-        record = step_record(batch, groups, metrics, self.queue.depth(), steps=steps, wall_s=self._wall_s())
-        self.directory.record(record)
+        steps, depth = self.settings.run.steps, self.queue.depth()
+        timings = timings_record(batch, groups, metrics, depth, steps=steps, wall_s=self._wall_s())
+        # First, so that who reads a step finds its times.
+        self.directory.record_timings(timings)
+        self.directory.record(step_record(batch, groups, metrics, steps=steps))
         if not metrics.get("rows_trained") and not metrics.get("e_step/rows"):
             log.warning("nothing to train on: no rollout of this step had an outcome or a text to learn from")
 
+    async def _publish(self) -> None:
+        started = time.monotonic()
+        await self.publisher.publish(self.policy, self.step)
+        self.publish_s = time.monotonic() - started
+
     async def _evaluate_if_due(self) -> None:
         """Before the first step, after the last, and every so often; once, also if the run was killed meanwhile."""
+        settings = self.settings.evaluation
         ends = self.step in (0, self.settings.run.steps)
-        due = ends or self.step % self.settings.evaluation.every == 0
-        if not due or evaluation_at(self.directory.records(), self.step) is not None:
+        if not ends and self.step % settings.every != 0:
             return
-        tasks = self.settings.evaluation.final_tasks if ends else self.settings.evaluation.tasks
-        evaluation = await self.evaluator.evaluate(self.tasks.held_out(tasks), version=self.step)
-        record = evaluation_record(evaluation, self.step)
+        if record_at(self.directory.records(), "evaluation", self.step) is None:
+            wanted = settings.final_tasks if ends else settings.tasks
+            await self._evaluate("evaluation", self.tasks.held_out(wanted))
+            if (sentence := collapse(self.directory.records())) is not None:
+                log.warning(sentence)
+        if self.algorithm.wants_teacher_accuracy and self.step < self.settings.run.steps:
+            await self._observe_teacher()
+
+    async def _observe_teacher(self) -> None:
+        """Tell the algorithm the teacher's accuracy on prompts of the coming step, never held-out ones; once."""
+        if self.teacher_observed_at == self.step:
+            return
+        record = record_at(self.directory.records(), "gate", self.step)
+        if record is None:
+            record = await self._evaluate("gate", self.tasks.training(self.step, self.settings.evaluation.tasks))
+        if record["teacher_accuracy"] is not None:
+            self.algorithm.observe_teacher(record["teacher_accuracy"])
+        self.teacher_observed_at = self.step
+
+    async def _evaluate(self, kind: Literal["evaluation", "gate"], tasks: Sequence[Task]) -> Record:
+        evaluation = await self.evaluator.evaluate(tasks, version=self.step, purpose=kind)
+        record = evaluation_record(kind, evaluation, self.step)
         self.directory.record(record)
-        log.info("held-out", **record)
+        log.info("accuracy", **record)
+        return record
 
     def _wall_s(self) -> float:
         """Seconds spent on the run, those before it was resumed included."""
@@ -240,6 +265,7 @@ class Learner:
                 "rng": torch.get_rng_state(),
                 "wall_s": self._wall_s(),
                 "rows_trained": self.rows_trained,
+                "teacher_observed_at": self.teacher_observed_at,
             },
         )
         self.queue.ack(self.unacknowledged)
@@ -256,6 +282,7 @@ class Learner:
             torch.set_rng_state(state["rng"])
             self.seconds_before = state["wall_s"]
             self.rows_trained = state["rows_trained"]
+            self.teacher_observed_at = state["teacher_observed_at"]
             log.info("resumed", step=self.step)
         self.directory.forget_after(self.step)
 

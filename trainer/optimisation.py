@@ -28,6 +28,10 @@ class Optimizer:
             weight_decay=settings.weight_decay,
         )
 
+    def fresh(self, policy: Policy) -> Optimizer:
+        """One of the same schedule with moments of its own, for the weights of `policy`."""
+        return Optimizer(policy, self.settings, learning_rate=self.peak, total_steps=self.total_steps)
+
     def learning_rate(self, step: int, *, share: float = 1.0) -> float:
         """The rate at training step `step` (0-based): up to the peak over the warm-up, then down to its final share."""
         warmup = self.settings.warmup_steps
@@ -40,14 +44,16 @@ class Optimizer:
     def gradient_step(self, step: int, metrics: dict[str, float], prefix: str, *, share: float = 1.0) -> Iterator[None]:
         """Gradients accumulated inside become one update at the end.
 
-        Records the norm before scaling; a norm that is not finite skips the update and is counted.
+        Records the norm before scaling and counts the updates; a norm that is not finite skips the update and is
+        counted too.
         """
         self.adamw.zero_grad(set_to_none=True)
         yield
         norm: Tensor = torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.settings.max_grad_norm)
         metrics[f"{prefix}/grad_norm"] = float(norm)
         finite = bool(torch.isfinite(norm))
-        metrics[f"{prefix}/skipped_updates"] = 0.0 if finite else 1.0
+        for key, done in (("optimizer_steps", finite), (f"{prefix}/skipped_updates", not finite)):
+            metrics[key] = metrics.get(key, 0.0) + done
         if finite:
             for group in self.adamw.param_groups:
                 group["lr"] = self.learning_rate(step, share=share)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from shared.errors import DataError
 from shared.protocol import Message
 from shared.settings import LearnerSettings, ModelSettings
+
+_RENDERED = 4096
+"""Prompts whose token ids are kept: siblings, both steps and every evaluation render the same ones."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Policy:
                 "model directory, a hub id, or builtin:renamed_library.",
                 field="model.path",
             ) from error
+        self._render = lru_cache(_RENDERED)(self._render_anew)
         self.network = network.to(self.device).eval()
         self.autocast = model.dtype == "bfloat16"
         self.temperature = temperature
@@ -89,35 +94,44 @@ class Policy:
         config: Any = self.network.config
         return int(config.max_position_embeddings)
 
-    def twin(self) -> Policy:
-        """A copy with frozen weights of its own and the same tokenizer."""
+    def twin(self, *, trainable: bool = False) -> Policy:
+        """A copy with weights of its own, frozen unless `trainable`, and the same tokenizer."""
         other = copy.copy(self)
-        other.network = copy.deepcopy(self.network).requires_grad_(False)
+        other.network = copy.deepcopy(self.network).requires_grad_(trainable)
         return other
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Chat messages -> prompt token ids with the generation prompt, thinking off."""
+        return list(self._render(tuple((m.role, m.content) for m in messages)))
+
+    def _render_anew(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
         ids: list[int] = self.tokenizer.apply_chat_template(
-            [m.model_dump() for m in messages],
+            [{"role": role, "content": content} for role, content in messages],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
             enable_thinking=False,
         )
-        return ids
+        return tuple(ids)
 
     def score(self, sequences: Sequences) -> Scores:
-        """One forward pass; gradients flow if they are enabled and the weights are trainable."""
-        lengths = [len(p) + len(r) for p, r in zip(sequences.prompts, sequences.responses, strict=True)]
-        width = max(lengths)
-        ids = torch.zeros(len(sequences), width, dtype=torch.long)
-        mask = torch.zeros(len(sequences), width, dtype=torch.long)
+        """One forward pass; gradients flow if they are enabled and the weights are trainable.
+
+        Rows that are the same (siblings with one answer) go through the network once.
+        """
+        pairs = [(tuple(p), tuple(r)) for p, r in zip(sequences.prompts, sequences.responses, strict=True)]
+        place = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+        width = max(len(p) + len(r) for p, r in place)
+        ids = torch.zeros(len(place), width, dtype=torch.long)
+        mask = torch.zeros(len(place), width, dtype=torch.long)
+        for (prompt, response), i in place.items():
+            ids[i, : len(prompt) + len(response)] = torch.tensor(prompt + response)
+            mask[i, : len(prompt) + len(response)] = 1
         positions: list[int] = []
         row: list[int] = []
-        for i, (prompt, response) in enumerate(zip(sequences.prompts, sequences.responses, strict=True)):
-            ids[i, : lengths[i]] = torch.tensor(prompt + response)
-            mask[i, : lengths[i]] = 1
-            positions += range(i * width + len(prompt) - 1, i * width + lengths[i] - 1)
+        for i, (prompt, response) in enumerate(pairs):
+            first = place[prompt, response] * width + len(prompt) - 1
+            positions += range(first, first + len(response))
             row += [i] * len(response)
         ids, mask = ids.to(self.device), mask.to(self.device)
         network: Any = self.network

@@ -1,17 +1,22 @@
 """A run's files: `runs/<name>/`. The learner alone writes here; people and the `vpd` command read.
 
-run.json          identity of the run         metrics.jsonl      a line a step and an evaluation
-settings.json     resolved settings           trajectories/      step_000012.jsonl, readable
-checkpoints/      to resume from              policy/            versions published to inference
-summary.json      written when it is done     model/, curve.png  the result
+run.json          identity of the run         metrics.jsonl      a line a step, an evaluation and a gate
+settings.json     resolved settings           timings.jsonl      a line a step: seconds, rates, queue depth
+checkpoints/      to resume from              trajectories/      step_000012.jsonl, readable
+summary.json      written when it is done     policy/            versions published to inference
+model/, curve.png the result
+
+In lockstep on one machine, two runs with the same settings and seed write the same bytes into metrics.jsonl, also where
+one was stopped and resumed. What depends on the clock or on other processes goes into timings.jsonl.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +87,12 @@ class RunDirectory:
         return (self.path / "summary.json").exists()
 
     def record(self, record: Record) -> None:
-        """Append a line to metrics.jsonl."""
-        self._append(self.path / "metrics.jsonl", json.dumps(record))
+        """Append a line to metrics.jsonl. A number that is not finite is written as null: JSON has no other."""
+        self._append(self.path / "metrics.jsonl", record)
+
+    def record_timings(self, timings: Record) -> None:
+        """Append a line to timings.jsonl."""
+        self._append(self.path / "timings.jsonl", timings)
 
     def records(self) -> list[Record]:
         """What metrics.jsonl holds; a torn last line is left out."""
@@ -91,10 +100,13 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """Drop what was recorded at or after training step `step`: it will be done again from the checkpoint."""
-        file = self.path / "metrics.jsonl"
+        # An evaluation or a gate at `step` is of the policy before that step and stands.
+        self._keep(self.path / "metrics.jsonl", lambda r: r["step"] < step + (r["kind"] != "step"))
+        self._keep(self.path / "timings.jsonl", lambda r: r["step"] < step)
+
+    def _keep(self, file: Path, wanted: Callable[[Record], bool]) -> None:
         if file.exists():
-            # An evaluation at `step` belongs to the policy before that step and stands.
-            kept = [r for r in self.records() if r["step"] < step + (r["kind"] == "evaluation")]
+            kept = [r for r in read_jsonl(file) if wanted(r)]
             try:
                 write_atomically(file, "".join(json.dumps(r) + "\n" for r in kept))
             except OSError as error:
@@ -116,10 +128,11 @@ class RunDirectory:
         except OSError as error:
             raise disk_error(error, self.path) from error
 
-    def _append(self, file: Path, line: str) -> None:
+    def _append(self, file: Path, record: Record) -> None:
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         try:
             with file.open("a", encoding="utf-8") as out:
-                out.write(line + "\n")
+                out.write(json.dumps(finite, allow_nan=False) + "\n")
         except OSError as error:
             raise disk_error(error, file) from error
 

@@ -109,9 +109,12 @@ def e_step_context(
     trajectory: Trajectory, siblings: Sequence[Trajectory], settings: TeacherPromptSettings, shadow: frozenset[str]
 ) -> Context:
     """The context an outcome is scored under: a success has a sibling's demonstration, else the feedback that it
-    passed; a failure has its own feedback, else a demonstration."""
+    passed; a failure has its own feedback, or another failure's if so set, else a demonstration."""
     demonstration = _demonstration(trajectory, siblings, settings)
     own = None if settings.feedback == "never" else feedback_text(trajectory, shadow)
+    if settings.failure_feedback == "sibling" and trajectory.success is False and own is not None:
+        failed = [s for s in siblings if s.success is False and s.trajectory_id != trajectory.trajectory_id]
+        own = next((text for s in failed if (text := feedback_text(s, shadow)) is not None), own)
     if trajectory.success:
         human = None if own is None else feedback_text(trajectory, shadow, human_only=True)
         return Context(demonstration, human if demonstration is not None else own, succeeded=True)

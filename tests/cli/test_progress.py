@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cli.progress import MetricsTail, Progress, evaluation_line, result_lines, step_line
+from cli.progress import MetricsTail, Progress, evaluation_line, gate_line, result_lines, step_line
 
 STEP = {
     "kind": "step",
@@ -22,11 +22,10 @@ STEP = {
     "rows_trained": 90,
     "m_step/kl": 0.0123,
     "e_step/margin": 0.5,
-    "tokens_per_s": 321.4,
-    "queue/waiting": 2,
-    "queue/pending": 16,
-    "eta_s": 75,
+    "teacher/success_lift_nats": 0.75,
+    "teacher/failure_lift_nats": -1.5,
 }
+TIMES = {"step": 11, "tokens_per_s": 321.4, "queue/waiting": 2, "queue/pending": 16, "eta_s": 75}
 EVALUATION = {"kind": "evaluation", "step": 10, "student_accuracy": 0.25, "teacher_accuracy": None}
 
 RECORDS = st.lists(
@@ -69,15 +68,35 @@ def test_a_line_that_is_no_record_is_skipped(tmp_path: Path) -> None:
 
 
 def test_a_step_is_one_line_with_every_number_people_watch() -> None:
-    assert step_line(STEP, 80) == (
+    assert step_line(STEP | TIMES, 80) == (
         "step 12/80: reward 0.250, success 12.5%, rows trained 90, KL 0.0123, implicit-reward margin +0.500, "
-        "tokens/s 321, queue 2 waiting, 16 in work, 1:15 left"
+        "tokens/s 321, teacher lift in nats +0.75 on success, -1.50 on failure, queue 2 waiting, 16 in work, 1:15 left"
     )
 
 
 def test_numbers_an_algorithm_does_not_have_are_left_out() -> None:
     assert step_line({"step": 0, "reward_mean": 0.5}, 80) == "step 1/80: reward 0.500, ? left"
+    lift = {"step": 0, "teacher/failure_lift_nats": -0.25, "teacher/success_lift_nats": None}
+    assert step_line(lift, 80) == "step 1/80: teacher lift in nats -0.25 on failure, ? left"
     assert evaluation_line(EVALUATION) == "held out, after 10 steps: student 25.0 %"
+
+
+def test_a_gate_says_that_its_prompts_are_not_held_out() -> None:
+    gate = {"kind": "gate", "step": 10, "student_accuracy": 0.25, "teacher_accuracy": 0.5}
+    assert gate_line(gate) == "on prompts to be trained on, after 10 steps: student 25.0 %, teacher 50.0 %"
+    out = io.StringIO()
+    with Progress(Console(file=out, width=200), 80) as progress:
+        progress.update([gate])
+    assert out.getvalue() == gate_line(gate) + "\n"
+
+
+def test_a_step_is_shown_with_its_own_times() -> None:
+    out = io.StringIO()
+    with Progress(Console(file=out, width=200), 2) as progress:
+        both = [TIMES | {"step": 0, "eta_s": 61}, TIMES | {"step": 1, "eta_s": 1}]
+        progress.update([STEP | {"step": 0}], both)
+        progress.update([STEP | {"step": 1}])
+    assert [line.rpartition(", ")[2] for line in out.getvalue().splitlines()] == ["1:01 left", "0:01 left"]
 
 
 def test_without_a_terminal_a_long_run_takes_few_lines_and_the_last_step_is_among_them() -> None:
@@ -108,7 +127,7 @@ def test_on_a_terminal_the_live_display_shows_steps_numbers_and_accuracies() -> 
     with Progress(console, 80) as progress:
         progress.status("Starting redis")
         progress.update(
-            [EVALUATION | {"step": 0, "teacher_accuracy": 0.5}, EVALUATION | {"student_accuracy": 0.5}, STEP]
+            [EVALUATION | {"step": 0, "teacher_accuracy": 0.5}, EVALUATION | {"student_accuracy": 0.5}, STEP], [TIMES]
         )
         progress.say("inference is ready.")
     text = out.getvalue()
@@ -130,3 +149,11 @@ def test_the_result_says_before_and_after_and_where_the_curve_is(tmp_path: Path)
         f"Curve: {tmp_path / 'curve.png'}",
         f"Run directory: {tmp_path}",
     ]
+
+
+def test_the_result_of_a_collapsed_run_says_so_once(tmp_path: Path) -> None:
+    sentence = "Collapsed: held-out accuracy fell from 0.62 (step 20) to 0.03 (step 40)."
+    summary = {"accuracy_before": 0.0, "accuracy_after": 0.03, "collapsed": sentence, "notes": [sentence, "another"]}
+    lines = result_lines(summary, tmp_path)
+    assert lines[1:3] == [sentence, "Note: another"]
+    assert "".join(lines).count("Collapsed") == 1

@@ -164,7 +164,12 @@ def test_a_source_that_is_down_at_the_start_is_named_with_its_url(up: Start) -> 
 def test_metrics_are_lines_of_json_with_what_the_progress_shows(up: Start) -> None:
     run = up(*SMALL, *chosen(run__steps=2, evaluation__every=1))
     assert run.wait() and run.process.returncode == 0
-    records = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    records, timings = (
+        [json.loads(line) for line in (run.directory / name).read_text().splitlines()]
+        for name in ("metrics.jsonl", "timings.jsonl")
+    )
     assert [r["step"] for r in records if r["kind"] == "evaluation"] == [0, 1, 2]
-    wanted = {"reward_mean", "success_rate", "tokens_per_s", "eta_s", "m_step/kl", "queue/waiting", "seconds/step"}
-    assert all(wanted <= r.keys() for r in records if r["kind"] == "step")
+    steps = [r for r in records if r["kind"] == "step"]
+    assert [r["step"] for r in timings] == [r["step"] for r in steps] == [0, 1]
+    assert all({"reward_mean", "success_rate", "m_step/kl"} <= r.keys() for r in steps)
+    assert all({"tokens_per_s", "eta_s", "queue/waiting", "seconds/step"} <= r.keys() for r in timings)

@@ -44,7 +44,7 @@ def test_with_feedback_exchanged_among_prompts_nothing_is_learned(up: Start) -> 
     assert run.summary()["accuracy_after"] < 0.1, output
 
 
-def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights_bit_for_bit(up: Start) -> None:
+def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights_and_metrics_bit_for_bit(up: Start) -> None:
     arguments = [*SMALL, *chosen(run__steps=6, learner__checkpoint_every=2)]
     whole = up(*arguments, name="whole")
     assert whole.wait() and whole.process.returncode == 0
@@ -58,4 +58,6 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights_bit_for_bi
     assert resumed.process.returncode == 0, output
     weights = [(r.directory / "model" / "model.safetensors").read_bytes() for r in (whole, resumed)]
     assert weights[0] == weights[1]
+    metrics = [(r.directory / "metrics.jsonl").read_bytes() for r in (whole, resumed)]
+    assert metrics[0] == metrics[1]
     assert [r["step"] for r in resumed.steps()] == list(range(6))

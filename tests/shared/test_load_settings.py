@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.algorithm_settings import GRPOSettings, SDPOSettings, VPDSettings
 from shared.errors import SettingsError
 from shared.load_settings import load_settings, public_settings, resolve_settings, secret_environment
-from shared.settings import GRPOSettings, SDPOSettings, Settings, VPDSettings
+from shared.settings import Settings
 from shared.settings_tree import describe_settings, env_name, keys, settings_table
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -164,7 +164,17 @@ def final_weights(settings: Settings) -> dict[str, Tensor]:
 
 def records(settings: Settings) -> list[dict[str, Any]]:
     """What metrics.jsonl holds."""
-    file = Path(settings.run.dir) / settings.run.name / "metrics.jsonl"
+    return [json.loads(line) for line in metrics(settings).splitlines()]
+
+
+def metrics(settings: Settings) -> bytes:
+    """metrics.jsonl as it is."""
+    return (Path(settings.run.dir) / settings.run.name / "metrics.jsonl").read_bytes()
+
+
+def timings(settings: Settings) -> list[dict[str, Any]]:
+    """What timings.jsonl holds."""
+    file = Path(settings.run.dir) / settings.run.name / "timings.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 

@@ -125,3 +125,19 @@ def test_late_rows_are_those_named_and_stand_apart_from_the_fresh(wanted: list[i
     batch = builder().build(1, now, late)
     assert [r.trajectory.trajectory_id for r in batch.rows if r.late] == [i for _, i in late]
     assert [r.trajectory for r in batch.fresh] == now[0].trajectories
+
+
+def test_the_repeated_control_shows_every_row_the_step_s_first_context() -> None:
+    groups = random_groups(0)
+    plain, repeated = (builder(control=c).build(0, groups) for c in ("none", "repeated"))
+    asked = {row.group.task.messages[-1].content for row in plain.rows}
+    for step in ("m_prompt", "e_prompt"):
+        shown = {
+            prompt.text.removeprefix(row.group.task.messages[-1].content)
+            for row in repeated.rows
+            if (prompt := getattr(row, step)) is not None
+        }
+        first = next(prompt for row in plain.rows if (prompt := getattr(row, step)) is not None)
+        assert len(asked) > 1 and len(shown) == 1
+        assert next(iter(shown)) in first.text
+        assert [getattr(r, step) is None for r in repeated.rows] == [getattr(r, step) is None for r in plain.rows]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from loop_stack import final_weights, records, stack, summary
+from loop_stack import final_weights, metrics, records, stack, summary
 from trainer_algorithms import same
 
 from shared.settings import Settings
@@ -45,9 +45,9 @@ def test_a_run_terminated_between_steps_and_resumed_ends_with_the_same_weights(
             collector, learner = (start(job, settings, file) for job in ("collector", "learner"))
             try:
                 if settings is broken:
-                    metrics = tmp_path / "runs" / "broken" / "metrics.jsonl"
+                    lines = tmp_path / "runs" / "broken" / "metrics.jsonl"
                     deadline = time.monotonic() + 240
-                    while not (metrics.exists() and '"kind": "step"' in metrics.read_text()):
+                    while not (lines.exists() and '"kind": "step"' in lines.read_text()):
                         assert learner.poll() is None and time.monotonic() < deadline
                         time.sleep(0.002)
                     for process in (learner, collector):
@@ -60,5 +60,6 @@ def test_a_run_terminated_between_steps_and_resumed_ends_with_the_same_weights(
                     process.kill()
                     process.wait()
         assert same(final_weights(broken), final_weights(whole))
+        assert metrics(broken) == metrics(whole)
         assert [r["step"] for r in records(broken) if r["kind"] == "step"] == [0, 1, 2]
         assert summary(broken)["rows_trained"] == summary(whole)["rows_trained"]

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from loop_stack import Stack, final_weights, records, run, stack, summary
+from loop_stack import Stack, final_weights, metrics, records, run, stack, summary, timings
 from safetensors.torch import load_file
 from trainer_algorithms import same
 
 from shared.errors import ServiceUnavailable, SettingsError
 from shared.trajectory_queue import TrajectoryQueue
+from trainer import learner
+from trainer.algorithms import Metrics
+from trainer.algorithms.sdpo import SDPO
+from trainer.batch import Batch
+from trainer.checkpoint import Checkpoints
+from trainer.publisher import Publisher
 from trainer.run_directory import RunDirectory
 
 
@@ -38,14 +45,14 @@ def undisturbed(services: Stack) -> Stack:
 
 def test_a_run_leaves_the_files_people_read(undisturbed: Stack) -> None:
     path = undisturbed.root / "runs" / "undisturbed"
-    expected = ["run.json", "settings.json", "metrics.jsonl", "summary.json", "curve.png"]
+    expected = ["run.json", "settings.json", "metrics.jsonl", "timings.jsonl", "summary.json", "curve.png"]
     assert [name for name in expected if not (path / name).is_file()] == []
     assert sorted(f.name for f in (path / "trajectories").iterdir()) == [f"step_{k:06d}.jsonl" for k in range(3)]
     assert sorted(f.name for f in (path / "checkpoints").iterdir()) == ["step_000002.pt", "step_000003.pt"]
     assert {f.name for f in (path / "policy").iterdir()} == {"v000002", "v000003"}
     found = summary(undisturbed.settings("undisturbed"))
     assert (found["algorithm"], found["seed"], found["steps"], found["rollouts"]) == ("vpd", 5, 3, 18)
-    assert found["rows_trained"] > 0 and found["notes"] == []
+    assert found["rows_trained"] > 0 and found["notes"] == [] and found["collapsed"] is None
     for key in ("accuracy_before", "accuracy_after", "teacher_accuracy_before", "teacher_accuracy_after"):
         assert 0 <= found[key] <= 1
 
@@ -60,16 +67,52 @@ def test_a_run_records_every_step_and_evaluation(undisturbed: Stack) -> None:
         ("step", 2),
         ("evaluation", 3),
     ]
-    wanted = {
-        "steps", "wall_s", "eta_s", "reward_mean", "success_rate", "rows", "rows_trained", "rows_without_context",
-        "m_step/kl", "tokens_per_s", "queue/waiting", "queue/pending", "seconds/rollout", "seconds/feedback",
-        "seconds/m_step", "seconds/e_step", "seconds/publish", "seconds/step",
-    }  # fmt: skip
+    wanted = {"steps", "reward_mean", "success_rate", "prompts", "rows", "rows_trained", "m_step/kl", "tokens"}
     for record in found:
         if record["kind"] == "step":
             assert wanted - record.keys() == set()
-            assert record["rows"] == 6
-    assert found[4]["eta_s"] == 0
+            assert (record["prompts"], record["rows"]) == (2, 6)
+
+
+def test_every_step_has_a_line_of_times_and_no_time_is_among_the_metrics(undisturbed: Stack) -> None:
+    found = timings(undisturbed.settings("undisturbed"))
+    assert [r["step"] for r in found] == [0, 1, 2]
+    wanted = {
+        "wall_s", "eta_s", "tokens_per_s", "queue/waiting", "queue/pending", "seconds/rollout", "seconds/feedback",
+        "seconds/m_step", "seconds/e_step", "seconds/learn", "seconds/publish", "seconds/step",
+    }  # fmt: skip
+    for times in found:
+        assert wanted - times.keys() == set()
+        assert 0 < times["seconds/m_step"] < times["seconds/learn"] < times["seconds/step"]
+        assert times["seconds/publish"] > 0
+    assert found[0]["wall_s"] < found[2]["wall_s"] and found[2]["eta_s"] == 0
+    keys = {key for record in records(undisturbed.settings("undisturbed")) for key in record}
+    assert keys & wanted == set() and not any(key.startswith(("seconds/", "queue/")) for key in keys)
+
+
+@pytest.mark.parametrize("algorithm", ["vpd", "sdpo", "grpo"])
+def test_two_runs_with_one_seed_write_the_same_metrics_byte_for_byte(services: Stack, algorithm: str) -> None:
+    both = []
+    for place in ("first", "second"):
+        settings = services.settings(
+            f"same-{algorithm}",
+            run={"dir": str(services.root / "runs" / place)},
+            algorithm={"name": algorithm},
+        )
+        run(settings)
+        both.append(settings)
+    assert metrics(both[0]) == metrics(both[1])
+    steps = [r for r in records(both[0]) if r["kind"] == "step"]
+    # Otherwise equality says little: the policy moves, and each step is of its own.
+    assert sum(r["optimizer_steps"] for r in steps) == summary(both[0])["optimizer_steps"] > 0
+    assert len({json.dumps({**r, "step": 0}) for r in steps}) == len(steps)
+    assert not same(final_weights(both[0]), load_file(services.model / "model.safetensors"))
+
+
+def test_another_seed_writes_other_metrics(services: Stack, undisturbed: Stack) -> None:
+    settings = services.settings("undisturbed", run={"dir": str(services.root / "runs" / "other"), "seed": 6})
+    run(settings)
+    assert metrics(settings) != metrics(undisturbed.settings("undisturbed"))
 
 
 def test_the_teacher_s_prompts_and_the_feedback_stand_in_the_trajectories(undisturbed: Stack) -> None:
@@ -104,9 +147,126 @@ def test_a_run_stopped_between_steps_and_resumed_ends_with_the_same_weights(
     assert stopped.step == stop_after + 1
     run(settings)
     assert same(final_weights(settings), final_weights(undisturbed.settings("undisturbed")))
-    steps = [r["step"] for r in records(settings) if r["kind"] == "step"]
-    assert steps == [0, 1, 2]
+    assert metrics(settings) == metrics(undisturbed.settings("undisturbed"))
+    assert [r["step"] for r in timings(settings)] == [0, 1, 2]
     assert summary(settings)["rows_trained"] == summary(undisturbed.settings("undisturbed"))["rows_trained"]
+
+
+@pytest.mark.parametrize(("where", "method"), [(Checkpoints, "save"), (Publisher, "publish")])
+def test_a_run_that_died_beside_a_checkpoint_has_recorded_every_step_once(
+    undisturbed: Stack, monkeypatch: pytest.MonkeyPatch, where: type, method: str
+) -> None:
+    real = getattr(where, method)
+
+    def dying(self: Any, *arguments: Any) -> Any:
+        if 2 in arguments:
+            monkeypatch.setattr(where, method, real)
+            raise RuntimeError("died")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(where, method, dying)
+    settings = undisturbed.settings(f"died-{method}")
+    with pytest.raises(RuntimeError, match="died"):
+        run(settings)
+    assert [r["step"] for r in records(settings) if r["kind"] == "step"] == [0, 1]
+    run(settings)
+    assert metrics(settings) == metrics(undisturbed.settings("undisturbed"))
+    assert [r["step"] for r in timings(settings)] == [0, 1, 2]
+
+
+class Watching(SDPO):
+    """Keeps the teacher accuracies it is told in its state, and dies once at a step it is told to."""
+
+    dies_at: int | None = None
+
+    def __init__(self, settings: Any, tools: Any) -> None:
+        super().__init__(settings, tools)
+        self.told: list[float] = []
+
+    @property
+    def wants_teacher_accuracy(self) -> bool:
+        return True
+
+    def observe_teacher(self, accuracy: float) -> None:
+        self.told.append(accuracy)
+
+    def train_step(self, batch: Batch) -> Metrics:
+        if batch.step == Watching.dies_at:
+            Watching.dies_at = None
+            raise RuntimeError("died")
+        return super().train_step(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"told": list(self.told), "sdpo": super().state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.told = list(state["told"])
+        super().load_state_dict(state["sdpo"])
+
+
+def watched(services: Stack, name: str) -> Any:
+    run_settings = {"name": name, "dir": str(services.root / "runs"), "seed": 5, "steps": 4}
+    evaluation = {"every": 2, "tasks": 3, "final_tasks": 2}
+    return services.settings(name, run=run_settings, algorithm={"name": "sdpo"}, evaluation=evaluation)
+
+
+def told(settings: Any) -> Any:
+    state = Checkpoints(RunDirectory(settings).path / "checkpoints", keep=2).load_newest()
+    assert state is not None
+    return state["algorithm"]["told"]
+
+
+@pytest.fixture
+def watching(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "make", Watching)
+    monkeypatch.setattr(Watching, "dies_at", None)
+
+
+@pytest.mark.usefixtures("watching")
+def test_an_algorithm_that_wants_it_is_told_the_teacher_s_accuracy_on_the_prompts_of_the_coming_step(
+    services: Stack,
+) -> None:
+    settings = watched(services, "watched")
+    run(settings)
+    gates = [r for r in records(settings) if r["kind"] == "gate"]
+    assert [r["step"] for r in gates] == [0, 2]
+    assert told(settings) == [r["teacher_accuracy"] for r in gates]
+    asked = {
+        item.trajectory_id: item.task.id
+        for request in services.judge.asked
+        for item in request.items
+        if item.trajectory_id.startswith("gate-")
+    }
+    coming = learner.load_tasks(settings.tasks, seed=settings.run.seed)
+    for version in (0, 2):
+        for who in ("student", "teacher"):
+            tasks = [asked[f"gate-{who}-v{version}-{i}-0"] for i in range(3)]
+            assert tasks == [task.id for task in coming.training(version, 3)]
+    assert len(asked) == 12 and all(task.startswith("t") for task in asked.values())
+
+
+@pytest.mark.usefixtures("watching")
+def test_an_algorithm_is_told_once_also_where_the_run_was_stopped_or_died_after_it_was_told(services: Stack) -> None:
+    whole = watched(services, "told-whole")
+    run(whole)
+    stopped = watched(services, "told-stopped")
+    run(stopped, stop_after=1)
+    assert len(told(stopped)) == 2
+    run(stopped)
+    died = watched(services, "told-died")
+    Watching.dies_at = 2
+    with pytest.raises(RuntimeError, match="died"):
+        run(died)
+    assert len(told(died)) == 1 and records(died)[-1]["kind"] == "gate"
+    run(died)
+    for settings in (stopped, died):
+        assert told(settings) == told(whole) and len(told(whole)) == 2
+        assert metrics(settings) == metrics(whole)
+        assert same(final_weights(settings), final_weights(whole))
+
+
+def test_an_algorithm_that_does_not_want_it_costs_no_rollouts_on_training_prompts(undisturbed: Stack) -> None:
+    assert not [r for r in records(undisturbed.settings("undisturbed")) if r["kind"] == "gate"]
 
 
 def test_where_every_source_abstains_nothing_is_trained_and_the_summary_says_so(services: Stack) -> None:
@@ -117,6 +277,7 @@ def test_where_every_source_abstains_nothing_is_trained_and_the_summary_says_so(
     run(settings)
     found = summary(settings)
     assert found["rows_trained"] == 0 and found["accuracy_after"] is None
+    assert found["best_accuracy"] is None and found["best_step"] is None and found["area_under_curve"] is None
     assert any("Trained on nothing" in note for note in found["notes"])
     assert same(final_weights(settings), load_file(services.model / "model.safetensors"))
 

@@ -61,17 +61,54 @@ def test_no_key_is_written_to_disk(tmp_path: Path) -> None:
     assert not [f for f in (tmp_path / "trial").iterdir() if "hidden" in f.read_text()]
 
 
+def timings(run: RunDirectory) -> list[Any]:
+    return [json.loads(line) for line in (run.path / "timings.jsonl").read_text().splitlines()]
+
+
 def record(kind: str, step: int) -> dict[str, Any]:
     return {"kind": kind, "step": step}
 
 
 def test_forgetting_keeps_the_steps_before_and_the_evaluation_of_the_policy_at_hand(tmp_path: Path) -> None:
     run = RunDirectory(settings(tmp_path))
-    kept = [record("evaluation", 0), record("step", 0), record("step", 1), record("evaluation", 2)]
-    for one in [*kept, record("step", 2), record("step", 3), record("evaluation", 4)]:
+    kept = [record("evaluation", 0), record("step", 0), record("step", 1), record("evaluation", 2), record("gate", 2)]
+    for one in [*kept, record("step", 2), record("step", 3), record("evaluation", 4), record("gate", 4)]:
         run.record(one)
     run.forget_after(2)
     assert run.records() == kept
+
+
+def test_forgetting_leaves_as_many_steps_of_times_as_of_metrics(tmp_path: Path) -> None:
+    run = RunDirectory(settings(tmp_path))
+    for step in range(4):
+        run.record_timings({"step": step, "wall_s": step / 3})
+        run.record(record("step", step))
+    with (run.path / "timings.jsonl").open("a") as file:
+        file.write('{"step": 4, "wa')
+    run.forget_after(2)
+    assert timings(run) == [{"step": 0, "wall_s": 0.0}, {"step": 1, "wall_s": 1 / 3}]
+    assert [r["step"] for r in run.records()] == [0, 1]
+
+
+def test_forgetting_what_comes_later_leaves_the_bytes_of_what_came_before(tmp_path: Path) -> None:
+    run = RunDirectory(settings(tmp_path))
+    run.record({**record("step", 0), "kl": 0.1 + 0.2, "rate": 1e-300, "rows": 6.0, "note": "n\u00e4ive\u2028"})
+    before = (run.path / "metrics.jsonl").read_bytes()
+    run.record(record("step", 1))
+    run.forget_after(1)
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_metrics(tmp_path: Path) -> None:
+    run = RunDirectory(settings(tmp_path))
+    run.record({**record("step", 0), "norm": float("nan"), "loss": float("inf"), "kl": 0.5})
+
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is no JSON")
+
+    line = (run.path / "metrics.jsonl").read_text()
+    found = json.loads(line, parse_constant=refuse)
+    assert found == {**record("step", 0), "norm": None, "loss": None, "kl": 0.5}
 
 
 def test_a_torn_last_line_is_left_out_and_repaired_before_more_is_written(tmp_path: Path) -> None:
@@ -121,13 +158,14 @@ def test_trajectories_show_what_was_said_and_what_the_teacher_saw(tmp_path: Path
     assert [f["status"] for f in second["feedback"]] == ["abstain"]
 
 
-@pytest.mark.parametrize("what", ["record", "write_trajectories", "write_summary", "forget_after"])
+@pytest.mark.parametrize("what", ["record", "record_timings", "write_trajectories", "write_summary", "forget_after"])
 def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path: Path, what: str) -> None:
     run = RunDirectory(settings(tmp_path))
     run.record(record("step", 0))
     builder = BatchBuilder(TeacherPromptSettings(), render=lambda _: [1], max_context=100, seed=0, shadow=frozenset())
     arguments = {
         "record": record("step", 1),
+        "record_timings": {"step": 1},
         "write_trajectories": builder.build(0, [group([trajectory()])]),
         "write_summary": {"algorithm": "vpd"},
         "forget_after": 1,

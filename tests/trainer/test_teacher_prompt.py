@@ -154,6 +154,18 @@ def test_the_e_step_s_contexts(own: bool, other: bool, feedback: bool, expected:
     assert text_of(0, siblings_of(own, other, feedback=feedback), step="e") == expected
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "shown"),
+    [((False, True, False), "said of 2"), ((False, True), "said of 0"), ((False, None), "said of 0")],
+)
+def test_a_failure_may_be_scored_under_another_failure_s_feedback(
+    outcomes: tuple[bool | None, ...], shown: str
+) -> None:
+    settings = TeacherPromptSettings(failure_feedback="sibling")
+    assert text_of(0, siblings_of(*outcomes), step="e", settings=settings) == "Q" + FAILED + shown + ASK
+    assert text_of(0, siblings_of(False, False), settings=settings) == "Q" + FAILED + "said of 0" + ASK
+
+
 def test_in_the_e_step_a_success_shows_its_critique_beside_the_demonstration() -> None:
     group = siblings_of(True, True)
     group[0] = group[0].model_copy(update={"feedback": [*group[0].feedback, HUMAN]})

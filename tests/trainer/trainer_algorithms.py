@@ -18,11 +18,7 @@ from trainer.policy import Policy
 def tools(policy: Policy, *, learning_rate: float = 1e-3, total_steps: int = 10, **optimizer: Any) -> Tools:
     """Tools without warm-up, so that the first step already moves at the full rate."""
     settings = OptimizerSettings(**{"warmup_steps": 0, "weight_decay": 0.01} | optimizer)
-
-    def new_optimizer() -> Optimizer:
-        return Optimizer(policy, settings, learning_rate=learning_rate, total_steps=total_steps)
-
-    return Tools(policy, new_optimizer(), new_optimizer)
+    return Tools(policy, Optimizer(policy, settings, learning_rate=learning_rate, total_steps=total_steps))
 
 
 def batches(policy: Policy, count: int, **prompt: Any) -> list[Batch]:

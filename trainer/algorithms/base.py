@@ -7,7 +7,6 @@ once a batch, and saves and restores its state.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +19,10 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Tools:
-    """The student, its optimizer, and a maker of further optimizers over the same weights."""
+    """The student and the optimizer of its weights."""
 
     policy: Policy
     optimizer: Optimizer
-    new_optimizer: Callable[[], Optimizer]
 
 
 class Algorithm(ABC):
@@ -32,7 +30,17 @@ class Algorithm(ABC):
 
     @abstractmethod
     def train_step(self, batch: Batch) -> Metrics:
-        """Learn from a batch. `rows_trained` in the result counts the rows that any loss was computed on."""
+        """Learn from a batch. In the result, `rows_trained` counts the rows that the student's loss was computed on,
+        and `optimizer_steps` the updates of any weights. Keys that begin with `seconds/` are times."""
+
+    @property
+    def wants_teacher_accuracy(self) -> bool:
+        """Whether `observe_teacher` is to be told the teacher's accuracy on training prompts now and then."""
+        return False
+
+    def observe_teacher(self, accuracy: float) -> None:
+        """The teacher's accuracy on prompts that are about to be trained on, a share; told to those who want it."""
+        raise TypeError(f"{type(self).__name__} does not ask for the teacher's accuracy")
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -1,63 +1,62 @@
-"""Group-relative policy optimisation (arXiv 2402.03300): reward only, no text; the baseline.
+"""Group-relative policy optimisation (arXiv 2402.03300), the baseline, and two ways to let a teacher into it.
 
-    A = (r - group mean) / group std;  L = -mean over tokens of min(rho A, clip(rho, 1-0.2, 1+0.28) A)
+    A = (r - group mean) / group std;  L = -mean over tokens of min(rho A_t, clip(rho, 1-0.2, 1+0.28) A_t)
 
-One update a batch, so that rho starts at pi / pi_sampler of the batch's own sampler. No KL term.
+GRPO itself has A_t = A: reward only, no text. Reshaped, A_t = A + w (log q - log pi): the informed teacher's opinion
+of each token is added. Reweighted, A_t = A times a bounded power of q/pi: the outcome keeps the sign, and tokens that
+the teacher holds responsible count more. No KL term.
 """
 
 from __future__ import annotations
 
-import time
+from typing import Any
 
-import torch
+from torch import Tensor
 
-from shared.settings import GRPOSettings
+from shared.algorithm_settings import GRPOSettings, ReshapedGRPOSettings, ReweightedGRPOSettings
 from trainer.algorithms.base import Algorithm, Metrics, Tools
-from trainer.batch import Batch, Row
-from trainer.objectives.policy_gradient import clipped_surrogate, group_advantages
-from trainer.policy import Sequences
+from trainer.algorithms.m_step import MStep
+from trainer.batch import Batch
+from trainer.objectives.policy_gradient import reshaped, reweighted
+from trainer.teacher import Teacher
 
 
 class GRPO(Algorithm):
     def __init__(self, settings: GRPOSettings, tools: Tools) -> None:
-        self.settings = settings
-        self.policy = tools.policy
-        self.optimizer = tools.optimizer
+        self.m_step = MStep(tools, settings, grpo=settings)
 
     def train_step(self, batch: Batch) -> Metrics:
-        started = time.monotonic()
-        judged = [r for r in batch.fresh if r.trajectory.reward is not None and r.response_ids]
-        advantages = self._advantages(judged)
-        moving = [(r, float(a)) for r, a in zip(judged, advantages, strict=True) if a != 0]
-        metrics: Metrics = {
-            "rows_trained": float(len(moving)),
-            "rows_without_context": 0.0,
-            "m_step/groups_without_signal": 1.0 - len(moving) / len(judged) if judged else 1.0,
-        }
-        if moving:
-            metrics |= self._update(moving, sum(len(r.response_ids) for r in judged), batch.step)
-        return metrics | {"seconds/m_step": time.monotonic() - started}
+        return self.m_step(batch)
 
-    def _advantages(self, rows: list[Row]) -> torch.Tensor:
-        labels = {group: i for i, group in enumerate(dict.fromkeys(r.group.group_id for r in rows))}
-        rewards = torch.tensor([float(r.trajectory.reward or 0.0) for r in rows])
-        groups = torch.tensor([labels[r.group.group_id] for r in rows])
-        return group_advantages(rewards, groups, normalise_std=self.settings.normalise_std)
+    def state_dict(self) -> dict[str, Any]:
+        return self.m_step.state_dict()
 
-    def _update(self, moving: list[tuple[Row, float]], tokens: int, step: int) -> Metrics:
-        """`tokens` counts all judged rows, also those whose advantage is 0: they are part of the mean."""
-        metrics: Metrics = {"m_step/tokens": float(tokens)}
-        rows = [row for row, _ in moving]
-        sequences = Sequences([r.group.prompt_token_ids for r in rows], [r.response_ids for r in rows])
-        advantages = torch.tensor([a for _, a in moving], device=self.policy.device)
-        drift = 0.0
-        with self.optimizer.gradient_step(step, metrics, "m_step"):
-            for span in self.policy.spans(sequences):
-                scores = self.policy.score(sequences[span])
-                logprobs = self.policy.token_logprobs(scores)
-                old = torch.tensor([lp for r in rows[span] for lp in r.sampler_logprobs], device=self.policy.device)
-                clips = {"clip_low": self.settings.clip_low, "clip_high": self.settings.clip_high}
-                losses = clipped_surrogate(logprobs, old, advantages[span][scores.row], **clips)
-                (losses.sum() / tokens).backward()
-                drift += float((old - logprobs.detach()).sum())
-        return metrics | {"m_step/kl_to_sampler": drift / tokens}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.m_step.teacher is None:
+            super().load_state_dict(state)
+        else:
+            self.m_step.load_state_dict(state)
+
+
+class ReshapedGRPO(GRPO):
+    """Hybrid, advantage reshaping."""
+
+    def __init__(self, settings: ReshapedGRPOSettings, tools: Tools) -> None:
+        def shape(advantages: Tensor, log_ratio: Tensor, step: int) -> Tensor:
+            return reshaped(advantages, log_ratio, weight=settings.ratio_weight)
+
+        teacher = Teacher(settings.teacher, tools.policy)
+        self.m_step = MStep(tools, settings, teacher=teacher, grpo=settings, shape=shape, without_contrast=True)
+
+
+class ReweightedGRPO(GRPO):
+    """Hybrid, distillation-guided reweighting."""
+
+    def __init__(self, settings: ReweightedGRPOSettings, tools: Tools) -> None:
+        def shape(advantages: Tensor, log_ratio: Tensor, step: int) -> Tensor:
+            left = 1.0 if settings.decay_steps is None else max(0.0, 1.0 - step / settings.decay_steps)
+            return reweighted(advantages, log_ratio, share=settings.ratio_share * left, clip=settings.ratio_clip)
+
+        self.m_step = MStep(
+            tools, settings, teacher=Teacher(settings.teacher, tools.policy), grpo=settings, shape=shape
+        )

@@ -9,82 +9,91 @@ memory, and with the default `ema` the M-step distils their moving average. See 
 from __future__ import annotations
 
 import time
-from collections import deque
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from shared.settings import VPDSettings
+from shared.algorithm_settings import VPDGRPOSettings, VPDSettings
 from trainer.algorithms.base import Algorithm, Metrics, Tools
-from trainer.algorithms.distillation import Distillation
+from trainer.algorithms.e_step import AccuracyGate, Judged, OutcomeBuffer, diagnostics
+from trainer.algorithms.m_step import MStep
 from trainer.batch import Batch
 from trainer.objectives.bco import RewardShift, bco_loss, class_weights, implicit_reward, within_trust_region
 from trainer.policy import Sequences
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the E-step needs of a row with an outcome and a context: plain, so that it fits into a checkpoint."""
-
-    prompt_ids: list[int]
-    teacher_ids: list[int]
-    response_ids: list[int]
-    success: bool
+from trainer.teacher import Teacher
 
 
 class VPD(Algorithm):
     def __init__(self, settings: VPDSettings, tools: Tools) -> None:
         self.e = settings.e_step
         self.policy = tools.policy
-        self.m_step = Distillation(settings.m_step, settings.teacher, tools)
-        self.e_optimizer = tools.optimizer if self.e.optimizer == "shared" else tools.new_optimizer()
-        self.prior = tools.policy.twin() if self.e.prior == "fixed" else tools.policy
+        self.teacher = Teacher(settings.teacher, tools.policy)
+        grpo = settings.grpo if isinstance(settings, VPDGRPOSettings) else None
+        self.m_step = MStep(tools, settings.m_step, teacher=self.teacher, distill=settings.m_step, grpo=grpo)
+        self.q = self.teacher.trained
+        self.e_optimizer = tools.optimizer if self.e.optimizer == "shared" else tools.optimizer.fresh(self.q)
+        self.prior = self.policy.twin() if self.e.prior == "fixed" else self.policy
         self.delta = RewardShift(self.e.delta_rate)
-        self.buffer: deque[list[Judged]] = deque(maxlen=self.e.buffer_steps)
+        self.buffer = OutcomeBuffer(self.e.buffer_steps)
+        self.gate = AccuracyGate(self.e.gate_drop)
 
     def train_step(self, batch: Batch) -> Metrics:
-        self.buffer.append(_judged(batch))
-        metrics: Metrics = {}
-        started = time.monotonic()
-        if (batch.step + 1) % self.e.every == 0:
-            rows = [row for kept in self.buffer for row in kept]
+        self.buffer.add(batch, self.e.outcomes)
+        metrics: Metrics = {"optimizer_steps": 0.0, "e_step/gate_open": float(self.gate.open)}
+        if (batch.step + 1) % self.e.every == 0 and self.gate.open:
+            started = time.monotonic()
+            rows = self.buffer.rows()
             for _ in range(self.e.gradient_steps if rows else 0):
-                metrics |= self.e_step(rows, batch.step)
+                self.e_step(rows, batch.step, metrics)
             metrics |= {"e_step/rows": float(len(rows)), "seconds/e_step": time.monotonic() - started}
-        return metrics | self.m_step(batch)
+        after_e_step = metrics["optimizer_steps"]
+        metrics |= self.m_step(batch)
+        metrics["optimizer_steps"] += after_e_step
+        return metrics
 
-    def e_step(self, rows: list[Judged], step: int) -> Metrics:
+    def e_step(self, rows: list[Judged], step: int, metrics: Metrics) -> None:
         """min over q of L_E (Eq. 6-8): a binary classifier of outcomes on the implicit reward, anchored to pi."""
-        with_feedback = Sequences([r.teacher_ids for r in rows], [r.response_ids for r in rows])
-        alone = Sequences([r.prompt_ids for r in rows], [r.response_ids for r in rows])
+        responses = [r.response_ids for r in rows]
+        with_feedback = Sequences([r.teacher_ids for r in rows], responses)
+        alone = Sequences([r.prompt_ids for r in rows], responses)
         success = torch.tensor([r.success for r in rows], device=self.policy.device)
-        scale = self.e.beta / self._lengths(rows) if self.e.length_normalised else self.e.beta
+        lengths = torch.tensor([float(len(y)) for y in responses], device=self.policy.device)
+        beta = self.e.beta / lengths if self.e.length_normalised else torch.full_like(lengths, self.e.beta)
 
         log_prior = self.prior.response_logprobs(alone)
-        log_ratio = self.policy.response_logprobs(with_feedback) - log_prior
-        reward = scale * log_ratio
-        delta = self.delta.update(reward, success)
+        spans = list(self.q.spans(with_feedback))
+        with torch.set_grad_enabled(len(spans) == 1):  # rows that fit at once are scored once
+            log_q = torch.cat([self._log_q(with_feedback[span]) for span in spans])
+        log_ratio = log_q.detach() - log_prior
+        delta = self.delta.update(beta * log_ratio, success)
         weight = class_weights(success, self.e.class_weights)
         if self.e.trust_region_nats is not None:
             weight = weight * within_trust_region(log_ratio, success, self.e.trust_region_nats)
-        metrics = diagnostics(log_ratio, reward, success, delta, weight)
+        metrics |= diagnostics(log_ratio, beta * log_ratio, success, delta, weight)
 
-        share = self.e.learning_rate_share
-        with self.e_optimizer.gradient_step(step, metrics, "e_step", share=share):
-            for span in self.policy.spans(with_feedback):
-                if not weight[span].any():
-                    continue
-                scores = self.policy.score(with_feedback[span])
-                log_q = scores.per_row(self.policy.token_logprobs(scores))
-                beta = scale[span] if isinstance(scale, torch.Tensor) else scale
-                loss = bco_loss(implicit_reward(log_q, log_prior[span], beta), success[span], delta, weight[span])
-                loss.backward()
-                metrics["e_step/loss"] = metrics.get("e_step/loss", 0.0) + float(loss.detach())
-        return metrics
+        loss = 0.0
+        with self.e_optimizer.gradient_step(step, metrics, "e_step", share=self.e.learning_rate_share):
+            for span in spans:
+                if weight[span].any():
+                    scored = log_q if len(spans) == 1 else self._log_q(with_feedback[span])
+                    reward = implicit_reward(scored, log_prior[span], beta[span])
+                    part = bco_loss(reward, success[span], delta, weight[span])
+                    part.backward()
+                    loss += float(part.detach())
+        metrics["e_step/loss"] = loss
 
-    def _lengths(self, rows: list[Judged]) -> torch.Tensor:
-        return torch.tensor([float(len(r.response_ids)) for r in rows], device=self.policy.device)
+    def _log_q(self, sequences: Sequences) -> Tensor:
+        """log q(y|x,C) of whole responses, [rows]."""
+        scores = self.q.score(sequences)
+        return scores.per_row(self.q.token_logprobs(scores))
+
+    @property
+    def wants_teacher_accuracy(self) -> bool:
+        return self.e.gate_drop is not None
+
+    def observe_teacher(self, accuracy: float) -> None:
+        self.gate.observe(accuracy)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -92,7 +101,8 @@ class VPD(Algorithm):
             "e_optimizer": self.e_optimizer.state_dict() if self.e.optimizer == "own" else None,
             "prior": self.prior.network.state_dict() if self.e.prior == "fixed" else None,
             "delta": self.delta.state_dict(),
-            "buffer": [[asdict(row) for row in rows] for rows in self._remembered()],
+            "buffer": self.buffer.state_dict(),
+            "gate": self.gate.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -102,34 +112,5 @@ class VPD(Algorithm):
         if self.e.prior == "fixed":
             self.prior.network.load_state_dict(state["prior"])
         self.delta.load_state_dict(state["delta"])
-        self.buffer.clear()
-        self.buffer.extend([Judged(**row) for row in rows] for rows in state["buffer"])
-
-    def _remembered(self) -> list[list[Judged]]:
-        """The steps that the next one will still find in the buffer."""
-        steps = self.e.buffer_steps - 1
-        return list(self.buffer)[-steps:] if steps else []
-
-
-def _judged(batch: Batch) -> list[Judged]:
-    return [
-        Judged(row.group.prompt_token_ids, row.e_prompt.token_ids, row.response_ids, bool(row.success))
-        for row in batch.rows
-        if row.e_prompt is not None
-    ]
-
-
-def diagnostics(
-    log_ratio: torch.Tensor, reward: torch.Tensor, success: torch.Tensor, delta: float, weight: torch.Tensor
-) -> Metrics:
-    """What to watch: the margin of the implicit reward, its saturation, and how many rows still push."""
-    metrics: Metrics = {"e_step/delta": delta, "e_step/active_share": float((weight > 0).float().mean())}
-    metrics["e_step/saturated_share"] = float(((reward - delta).abs() > 5).float().mean())
-    for name, rows in (("success", success), ("failure", ~success)):
-        metrics[f"e_step/{name}_rows"] = float(rows.sum())
-        if rows.any():
-            metrics[f"e_step/{name}_reward"] = float(reward[rows].mean())
-            metrics[f"e_step/{name}_lift_nats"] = float(log_ratio[rows].mean())
-    if success.any() and not success.all():
-        metrics["e_step/margin"] = metrics["e_step/success_reward"] - metrics["e_step/failure_reward"]
-    return metrics
+        self.buffer.load_state_dict(state["buffer"])
+        self.gate.load_state_dict(state["gate"])

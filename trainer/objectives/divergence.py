@@ -6,6 +6,8 @@ the teacher is detached here, so that no caller can forget it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
@@ -25,8 +27,10 @@ def jsd(student_logits: Tensor, teacher_logits: Tensor, alpha: float) -> Tensor:
     """(1 - alpha) KL(S || M) + alpha KL(T || M) with M = (1 - alpha) S + alpha T, [tokens] (SDPO's form)."""
     log_s = log_softmax(student_logits, -1)
     log_t = log_softmax(teacher_logits.detach(), -1)
-    weights = torch.tensor([1 - alpha, alpha], dtype=log_s.dtype, device=log_s.device).log()
-    log_m = torch.logsumexp(torch.stack([log_s + weights[0], log_t + weights[1]]), 0)
+    # A token that both rule out would make the mixture's gradient NaN: infinity minus infinity.
+    lowest = torch.finfo(log_s.dtype).min
+    parts = (log_s + math.log(1 - alpha), log_t + math.log(alpha))
+    log_m = torch.logaddexp(parts[0].clamp(min=lowest), parts[1].clamp(min=lowest))
     return (1 - alpha) * _kl(log_s, log_m) + alpha * _kl(log_t, log_m)
 
 
@@ -52,5 +56,8 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def _with_tail(log_p: Tensor, support: Tensor) -> Tensor:
     # Summed over the rest, not taken as 1 minus the head: the difference loses all digits where the head is near 1.
-    tail = log_p.scatter(-1, support, float("-inf")).logsumexp(-1, keepdim=True)
+    # The lowest number stands for the head, not -inf: over -inf alone the sum's gradient would be NaN.
+    lowest = torch.finfo(log_p.dtype).min
+    tail = log_p.scatter(-1, support, lowest).logsumexp(-1, keepdim=True)
+    tail = tail.masked_fill(tail <= lowest / 2, float("-inf"))
     return torch.cat([log_p.gather(-1, support), tail], dim=-1)

@@ -10,7 +10,8 @@ from torch import Tensor
 from trainer_algorithms import batches, same, tools, weights
 from trainer_builders import group, trajectory
 
-from shared.settings import GRPOSettings, TeacherPromptSettings
+from shared.algorithm_settings import GRPOSettings
+from shared.settings import TeacherPromptSettings
 from trainer.algorithms.grpo import GRPO
 from trainer.batch import Batch, BatchBuilder
 from trainer.policy import Policy

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 from trainer_algorithms import batches, same, tools, weights
 
-from shared.settings import AlgorithmSettings
+from shared.algorithm_settings import AlgorithmSettings
 from trainer.algorithms import Tools, make
 from trainer.policy import Policy
 
@@ -22,6 +22,11 @@ CASES: list[dict[str, Any]] = [
     {"name": "vpd", "e_step": {"prior": "fixed", "every": 2}},
     {"name": "vpd", "e_step": {"every": 3, "buffer_steps": 3, "gradient_steps": 2}},
     {"name": "vpd", "teacher": {"weights": "ema", "rate": 0.3}},
+    {"name": "vpd", "teacher": {"weights": "separate"}},
+    {"name": "vpd_grpo", "m_step": {"epochs": 2, "minibatches": 2}},
+    {"name": "sdpo_grpo", "teacher": {"weights": "gated", "gate_steps": 2, "gate_gain": 0.0}},
+    {"name": "reshaped_grpo", "teacher": {"weights": "ema", "rate": 0.3}},
+    {"name": "reweighted_grpo", "decay_steps": 3},
     *({"name": "sdpo", "teacher": {"weights": w, "rate": 0.3}} for w in ("live", "ema", "trust_region", "frozen")),
     {"name": "sdpo", "m_step": {"divergence": "jsd", "top_k": 5}},
     {"name": "grpo"},
@@ -70,5 +75,6 @@ def test_an_algorithm_without_state_refuses_one_of_another(new_policy: NewPolicy
 
 
 def test_settings_name_the_algorithm(new_policy: NewPolicy) -> None:
-    names = [type(algorithm_of({"name": n}, tools(new_policy()))).__name__ for n in ("vpd", "sdpo", "grpo")]
-    assert names == ["VPD", "SDPO", "GRPO"]
+    names = ("vpd", "vpd_grpo", "sdpo", "sdpo_grpo", "grpo", "reshaped_grpo", "reweighted_grpo")
+    made = [type(algorithm_of({"name": n}, tools(new_policy()))).__name__ for n in names]
+    assert made == ["VPD", "VPD", "SDPO", "SDPO", "GRPO", "ReshapedGRPO", "ReweightedGRPO"]

@@ -11,7 +11,8 @@ from torch import Tensor
 from trainer_algorithms import batches, same, tools, weights
 from trainer_builders import group, said, trajectory
 
-from shared.settings import EStepSettings, TeacherPromptSettings, VPDSettings
+from shared.algorithm_settings import EStepSettings, VPDSettings
+from shared.settings import TeacherPromptSettings
 from trainer.algorithms.vpd import VPD
 from trainer.batch import Batch, BatchBuilder
 from trainer.policy import Policy
@@ -132,9 +133,10 @@ def test_several_gradient_steps_move_the_teacher_further(new_policy: NewPolicy) 
         policy = new_policy()
         (batch,) = batches(policy, 1)
         algorithm = vpd(policy, gradient_steps=count, trust_region_nats=None, learning_rate_share=1.0)
-        algorithm.m_step = lambda _: {"rows_trained": 0.0}  # type: ignore[assignment]
+        algorithm.m_step = lambda _: {"rows_trained": 0.0, "optimizer_steps": 0.0}  # type: ignore[assignment]
         algorithm.train_step(batch)
-        metrics = algorithm.e_step(algorithm.buffer[-1], 0)
+        metrics: dict[str, float] = {}
+        algorithm.e_step(algorithm.buffer.rows(), 0, metrics)
         moved.append(metrics["e_step/margin"])
     assert moved[1] > moved[0]
 
@@ -142,7 +144,7 @@ def test_several_gradient_steps_move_the_teacher_further(new_policy: NewPolicy) 
 def test_repeated_e_steps_separate_outcomes(new_policy: NewPolicy) -> None:
     policy = new_policy()
     algorithm = vpd(policy, learning_rate=3e-3, learning_rate_share=1.0, prior="fixed", trust_region_nats=None)
-    algorithm.m_step = lambda _: {"rows_trained": 0.0}  # type: ignore[assignment]
+    algorithm.m_step = lambda _: {"rows_trained": 0.0, "optimizer_steps": 0.0}  # type: ignore[assignment]
     (batch,) = batches(policy, 1)
     margins = [algorithm.train_step(batch)["e_step/margin"] for _ in range(8)]
     assert margins[-1] > margins[0] + 0.1
