@@ -1,4 +1,4 @@
-"""Fixtures several test packages share: a real Redis for each worker."""
+"""What all tests share: seeded examples, and a real Redis for each worker."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from shared.redis_server import RedisServer
 from tests.tiny_model import make_tiny_model
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The same examples in every run, and no test of wall time.
+settings.register_profile("seeded", derandomize=True, deadline=None)
+settings.load_profile("seeded")
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,7 @@ def test_beta_may_differ_by_row() -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=20))
+@settings(deadline=None)
 def test_balanced_weights_make_two_class_means_and_natural_ones_the_mean_of_all(outcomes: list[bool]) -> None:
     success = torch.tensor(outcomes)
     balanced, natural = class_weights(success, "balanced"), class_weights(success, "natural")
@@ -96,6 +97,7 @@ def test_balanced_weights_make_two_class_means_and_natural_ones_the_mean_of_all(
 
 
 @given(st.lists(st.tuples(st.floats(-9, 9, width=32), st.booleans()), min_size=1), st.floats(0.5, 4, width=32))
+@settings(deadline=None)
 def test_the_trust_region_stops_exactly_the_rows_that_already_moved_too_far(
     cases: list[tuple[float, bool]], nats: float
 ) -> None:
