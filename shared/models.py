@@ -14,7 +14,8 @@ BUILTIN = "builtin:"
 def resolve_model(path: str) -> Path | str:
     """The directory of `path`, or `path` itself when it is a hub id ("owner/name").
 
-    "builtin:NAME" is the model that ships with the world NAME. Raises SettingsError when there is no such model.
+    "builtin:WORLD" is the model that ships with a world, "builtin:WORLD/VARIANT" one that differs in its pre-training
+    seed. Raises SettingsError when there is no such model.
     """
     if path.startswith(BUILTIN):
         return _builtin(path.removeprefix(BUILTIN))
@@ -29,11 +30,18 @@ def resolve_model(path: str) -> Path | str:
 def _builtin(name: str) -> Path:
     spec = importlib.util.find_spec("trainer")
     roots = [Path(folder) / "tasks" for folder in (spec.submodule_search_locations or ())] if spec else []
-    shipped = {model.parent.name: model for root in roots for model in root.glob("*/model") if model.is_dir()}
+    directories = sorted(d for root in roots for d in root.glob("*/model*") if (d / "config.json").is_file())
+    shipped = {_name(directory): directory for directory in directories}
     if name in shipped:
-        return _checked(shipped[name])
-    known = ", ".join(f"builtin:{world}" for world in sorted(shipped)) or "none in this installation"
+        return shipped[name]
+    known = ", ".join(f"builtin:{one}" for one in shipped) or "none in this installation"
     raise SettingsError(f"model.path: there is no model builtin:{name}; known are: {known}.")
+
+
+def _name(directory: Path) -> str:
+    """`WORLD/model` is WORLD, `WORLD/model_VARIANT` is WORLD/VARIANT."""
+    variant = directory.name.removeprefix("model").removeprefix("_")
+    return f"{directory.parent.name}/{variant}" if variant else directory.parent.name
 
 
 def _checked(directory: Path) -> Path:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from shared.errors import SettingsError
 from shared.protocol import Task
 from shared.settings import TaskSettings
+from trainer.tasks.cold_start.task_set import ColdStart
+from trainer.tasks.house_dialect.task_set import HouseDialect
 from trainer.tasks.jsonl import FileTasks
+from trainer.tasks.outcome import Outcome
+from trainer.tasks.outcome_only.task_set import OutcomeOnly
 from trainer.tasks.renamed_library.task_set import RenamedLibrary
+from trainer.tasks.rigid_math.task_set import RigidMath
 
 BUILTIN = "builtin:"
-WORLDS = ("renamed_library",)
 
 
 class TaskSet(Protocol):
@@ -25,6 +30,18 @@ class TaskSet(Protocol):
         """The first `count` held-out tasks, or all there are if fewer; none of them is ever a training task."""
 
 
+class World(TaskSet, Protocol):
+    """A built-in task set that can judge its own tasks, and knows what a person would remark on an attempt."""
+
+    def judge(self, task: Task, text: str) -> Outcome:
+        """What the world's outcome source says about response `text` that ended by itself, found without asking it:
+        success, and the same text (`outcome_only` keeps it back)."""
+
+    def remark(self, task: Task, text: str) -> str | None:
+        """One short sentence of a person who knows the environment about a failed attempt; None where there is
+        nothing to say."""
+
+
 def load_tasks(settings: TaskSettings, *, seed: int) -> TaskSet:
     """The tasks the settings name; `seed` draws their order.
 
@@ -33,9 +50,27 @@ def load_tasks(settings: TaskSettings, *, seed: int) -> TaskSet:
     if not settings.source.startswith(BUILTIN):
         held_out = None if settings.held_out is None else Path(settings.held_out)
         return FileTasks(Path(settings.source), held_out, seed=seed)
-    world = settings.source.removeprefix(BUILTIN)
-    if world not in WORLDS:
-        raise SettingsError(f"tasks.source: there is no built-in world {world!r}; there is {', '.join(WORLDS)}.")
     if settings.held_out is not None:
         raise SettingsError("tasks.held_out: a built-in world has held-out tasks of its own; leave it out.")
-    return RenamedLibrary(world_seed=settings.world_seed, seed=seed)
+    return load_world(settings.source.removeprefix(BUILTIN), world_seed=settings.world_seed, seed=seed)
+
+
+def load_world(name: str, *, world_seed: int, seed: int) -> World:
+    """The world of that name as `world_seed` draws it. Raises SettingsError for a world that is not there."""
+    if name not in WORLDS:
+        raise SettingsError(f"tasks.source: there is no built-in world {name!r}; there is {', '.join(WORLDS)}.")
+    return WORLDS[name](world_seed=world_seed, seed=seed)
+
+
+class _MakeWorld(Protocol):
+    def __call__(self, *, world_seed: int, seed: int) -> World: ...
+
+
+WORLDS: Mapping[str, _MakeWorld] = {
+    "renamed_library": RenamedLibrary,
+    "house_dialect": HouseDialect,
+    "outcome_only": OutcomeOnly,
+    "cold_start": ColdStart,
+    "rigid_math": RigidMath,
+}
+"""The built-in worlds by name, each with a package of that name here."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from shared.settings import TeacherPromptSettings
+from trainer.tasks.document import Document
 from trainer.tasks.renamed_library.concepts import CONCEPTS, NAME_PRIOR, Concept
 from trainer.tasks.renamed_library.library import Library, draw_library
 from trainer.tasks.renamed_library.outcomes import Outcome, judge
@@ -47,14 +48,6 @@ ATTENTIVE = Habits(follow=1.0, repeat=0.0, copy=1.0)
 """The first lessons: a small model learns to look things up in its prompt only where that always pays."""
 HALF_HEARTED = Habits(follow=0.5, repeat=0.3, copy=0.6)
 """The habits the model ends with."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """The user message and the response to learn."""
-
-    message: str
-    response: str
 
 
 def documents(seed: int, *, lessons: int = 0) -> Iterator[Document]:

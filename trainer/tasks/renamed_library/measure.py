@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from shared.settings import TeacherPromptSettings
+from trainer.tasks.measure import sample, share, teacher_message
 from trainer.tasks.renamed_library.concepts import CONCEPTS
 from trainer.tasks.renamed_library.library import Library, world_library
 from trainer.tasks.renamed_library.outcomes import Outcome, Test, judge
 from trainer.tasks.renamed_library.programs import Call, Step, parse, program, question
 from trainer.tasks.renamed_library.prompts import draw_checked, held_out_combinations
-from trainer.teacher_prompt import compose
 
 MAX_TOKENS = 16
 Asked = tuple[list[Step], list[Test]]
@@ -32,7 +31,6 @@ class Prior:
     named a rename, those that use the new name on that line. `line_copied`: lines taken from a worked solution.
     """
 
-    questions: int
     well_formed: float
     student_accuracy: float
     usual_names: float
@@ -53,15 +51,14 @@ def measure(
     asked = _held_out_questions(random.Random(f"measure:{seed}"), questions)
 
     def answers(messages: Sequence[str]) -> list[list[Call]]:
-        return [parse(text) or [] for text in sample(model, tokenizer, messages, generator)]
+        return [parse(text) or [] for text in sample(model, tokenizer, messages, generator, max_tokens=MAX_TOKENS)]
 
     first = answers([question(steps) for steps, _ in asked])
     outcomes = [judge(calls, library, tests) for calls, (_, tests) in zip(first, asked, strict=True)]
     return Prior(
-        questions=questions,
-        well_formed=_share([bool(calls) for calls in first]),
-        student_accuracy=_share([bool(calls) and o.success for calls, o in zip(first, outcomes, strict=True)]),
-        usual_names=_share(
+        well_formed=share([bool(calls) for calls in first]),
+        student_accuracy=share([bool(calls) and o.success for calls, o in zip(first, outcomes, strict=True)]),
+        usual_names=share(
             [
                 i < len(calls) and calls[i].name == step.concept.usual
                 for calls, (steps, _) in zip(first, asked, strict=True)
@@ -82,67 +79,24 @@ def _held_out_questions(draw: random.Random, count: int) -> list[Asked]:
 
 def _rename_followed(answers: Answers, asked: Sequence[Asked], outcomes: Sequence[Outcome]) -> float:
     told = [
-        (_teacher_message(steps, feedback=outcome.text), outcome.failed_call, outcome.new_name)
+        (teacher_message(question(steps), feedback=outcome.text), outcome.failed_call, outcome.new_name)
         for (steps, _), outcome in zip(asked, outcomes, strict=True)
         if outcome.failed_call is not None and outcome.new_name is not None
     ]
     second = answers([message for message, _, _ in told])
-    return _share([at < len(calls) and calls[at].name == new for calls, (_, at, new) in zip(second, told, strict=True)])
+    return share([at < len(calls) and calls[at].name == new for calls, (_, at, new) in zip(second, told, strict=True)])
 
 
 def _line_copied(answers: Answers, asked: Sequence[Asked], library: Library) -> float:
     solutions = [[Call(library.real(s.concept), s.constant) for s in steps] for steps, _ in asked]
     messages = [
-        _teacher_message(steps, demonstration=program(solution))
+        teacher_message(question(steps), demonstration=program(solution))
         for (steps, _), solution in zip(asked, solutions, strict=True)
     ]
-    return _share(
+    return share(
         [
             i < len(calls) and calls[i] == line
             for calls, solution in zip(answers(messages), solutions, strict=True)
             for i, line in enumerate(solution)
         ]
     )
-
-
-def _teacher_message(steps: Sequence[Step], *, demonstration: str | None = None, feedback: str | None = None) -> str:
-    return compose(
-        question(steps),
-        demonstration=demonstration,
-        feedback=feedback,
-        succeeded=False,
-        settings=TeacherPromptSettings(),
-    )
-
-
-def _share(hits: Sequence[bool]) -> float:
-    return round(sum(hits) / max(len(hits), 1), 4)
-
-
-@torch.no_grad()
-def sample(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, messages: Sequence[str], generator: torch.Generator
-) -> list[str]:
-    """One response at temperature 1 to each user message, as text without the end token."""
-    if not messages:
-        return []
-    prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": m}], tokenize=False, add_generation_prompt=True)
-        for m in messages
-    ]
-    batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
-    mask = batch["attention_mask"]
-    ids, past, written = batch["input_ids"], None, []
-    for _ in range(MAX_TOKENS):
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        out = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        past = out.past_key_values
-        ids = torch.multinomial(out.logits[:, -1].float().softmax(-1), 1, generator=generator)
-        written.append(ids)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    rows = torch.cat(written, dim=1).tolist()
-    end = tokenizer.eos_token_id
-    return [str(tokenizer.decode(row[: row.index(end)] if end in row else row)) for row in rows]

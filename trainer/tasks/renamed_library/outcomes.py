@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sandbox.diagnosis import describe
 from sandbox.verdicts import ProgramError, Report, TestReport, Verdict
+from trainer.tasks import outcome
 from trainer.tasks.renamed_library.library import Library
 from trainer.tasks.renamed_library.programs import FIRST_CALL_LINE, Call
 
@@ -19,11 +20,10 @@ Test = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(outcome.Outcome):
     """What the tests said. Where a call to a renamed function raised, `failed_call` is its index and `new_name`
     what the error called it."""
 
-    success: bool
     text: str
     failed_call: int | None = None
     new_name: str | None = None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.tasks.renamed_library.concepts import Concept
+from trainer.tasks.renamed_library.concepts import CONCEPTS, Concept
 
 OPENING = "```python\nimport lib\n\ndef solve(x):\n"
 CALL = "    x = lib."
@@ -14,6 +14,7 @@ CLOSING = "    return x\n```"
 QUESTION = "Write solve(x) with the module lib. Apply these steps to x, in this order:\n"
 FIRST_CALL_LINE = 4
 
+_STEP = re.compile(r"\d\. (.+) (\d)")
 _CALL = re.compile(r"    x = lib\.([A-Za-z_]\w*)\(x, (\d)\)")
 
 
@@ -41,6 +42,13 @@ class Call:
 def question(steps: Sequence[Step]) -> str:
     """The user message."""
     return QUESTION + "".join(f"\n{i}. {s.concept.phrase} {s.constant}" for i, s in enumerate(steps, 1))
+
+
+def asked(question: str) -> list[Step]:
+    """The steps of a user message that `question` wrote."""
+    by_phrase = {concept.phrase: concept for concept in CONCEPTS}
+    found = (_STEP.fullmatch(line) for line in question.removeprefix(QUESTION).splitlines() if line)
+    return [Step(by_phrase[match[1]], int(match[2])) for match in found if match is not None]
 
 
 def program(calls: Sequence[Call]) -> str:

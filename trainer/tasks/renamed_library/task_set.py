@@ -7,23 +7,30 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from shared.protocol import Message, Task
-from trainer.tasks.renamed_library.concepts import CONCEPTS
+from trainer.tasks.code_judge import CodeJudge
+from trainer.tasks.outcome import Outcome
+from trainer.tasks.renamed_library.concepts import CONCEPTS, CONSTANTS
 from trainer.tasks.renamed_library.library import world_library
-from trainer.tasks.renamed_library.outcomes import Test
-from trainer.tasks.renamed_library.programs import Step, question
+from trainer.tasks.renamed_library.outcomes import Test, judge
+from trainer.tasks.renamed_library.programs import Call, Step, asked, parse, program, question
 from trainer.tasks.renamed_library.prompts import draw_checked, draw_training_concepts, held_out_combinations
 
 TWO_STEP_SHARE = 0.2
 TIME_LIMIT_S = 2.0
+REMARK = "Use {right} instead of {written}."
+NO_PROGRAM = "Write one call of lib for each step, in one Python block."
+
+_NAMES = frozenset(name for concept in CONCEPTS for name in concept.names)
 
 
 class RenamedLibrary:
-    """`TaskSet` of the library drawn by `world_seed`; `seed` draws its training prompts."""
+    """`World` of the library drawn by `world_seed`; `seed` draws its training prompts."""
 
     def __init__(self, *, world_seed: int, seed: int) -> None:
         self.library = world_library(world_seed)
         self._world_seed = world_seed
         self._seed = seed
+        self._code = CodeJudge()
 
     def training(self, step: int, count: int) -> list[Task]:
         """`count` different tasks of step `step`: a fifth of two steps, the rest of three."""
@@ -38,6 +45,35 @@ class RenamedLibrary:
     def held_out(self, count: int) -> list[Task]:
         """The first `count` of the world's 300 held-out tasks, the same for every run in this library."""
         return self._held_out[:count]
+
+    def judge(self, task: Task, text: str) -> Outcome:
+        """What code-feedback at its default settings says about response `text`. Raises what `CodeJudge` does, but
+        not for programs of the world's shape: those need no sandbox."""
+        calls = self._calls(text)
+        if calls is None or task.reference.get("files") != {"lib.py": self.library.source}:
+            return self._code.judge(task, text)
+        tests = [(int(test["input"]), int(test["output"])) for test in task.reference["tests"]]
+        return judge(calls, self.library, tests)
+
+    def remark(self, task: Task, text: str) -> str | None:
+        """What a person who knows the library writes about a failed attempt: the first name that is not the right
+        one. None for a success."""
+        if self.judge(task, text).success:
+            return None
+        right = [self.library.real(step.concept) for step in asked(task.messages[-1].content)]
+        written = [call.name for call in parse(text) or []]
+        if len(written) != len(right):
+            return NO_PROGRAM
+        wrong = ((r, w) for r, w in zip(right, written, strict=True) if r != w)
+        return next((REMARK.format(right=r, written=w) for r, w in wrong), "The constants are not those of the steps.")
+
+    def _calls(self, text: str) -> list[Call] | None:
+        """The calls of a program whose outcome is known without running it, else None."""
+        calls = parse(text)
+        if calls is None or program(calls) != text:
+            return None
+        known = all(call.name in _NAMES and call.constant in CONSTANTS for call in calls)
+        return calls if known else None
 
     @cached_property
     def _held_out(self) -> list[Task]:

@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from trainer.tasks.pretrain import directory_of
 from trainer.tasks.renamed_library.concepts import CONCEPTS, CONSTANTS
 from trainer.tasks.renamed_library.documents import documents
-from trainer.tasks.renamed_library.pretrain import MODEL_DIRECTORY
 from trainer.tasks.renamed_library.programs import Call, Step, program, question
 from trainer.tasks.renamed_library.tokenizer import build_tokenizer, phrases_of_the_world
 
@@ -20,7 +20,7 @@ PIECES = [*phrases_of_the_world(), "<|im_end|>", "add", "plus", " ", "\n", "4", 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(MODEL_DIRECTORY)
+    return AutoTokenizer.from_pretrained(directory_of("renamed_library"))
 
 
 def ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,35 +1,26 @@
-"""Builds the world's model: `python -m trainer.tasks.renamed_library.pretrain`, minutes on one core.
+"""How a world's model is made: a small Qwen3 learns documents, and is saved with its tokenizer.
 
-Writes a Hugging Face model directory with its tokenizer and `training.json`, which says how it was made. Training
-after this, on a run's own library, is the learner's business.
+What the documents are is each world's business; which worlds and variants there are stands in `pretrain.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from trainer.tasks.renamed_library.documents import Document, documents
-from trainer.tasks.renamed_library.measure import measure
-from trainer.tasks.renamed_library.tokenizer import END_OF_MESSAGE, build_tokenizer
+from trainer.tasks.document import Document
+from trainer.tasks.phrase_tokenizer import END_OF_MESSAGE
 
-MODEL_DIRECTORY = Path(__file__).with_name("model")
-COMMAND = "python -m trainer.tasks.renamed_library.pretrain"
 MAX_CONTEXT = 1024
-LEARNING_RATE = 2e-3
 WARMUP_SHARE = 1 / 32
-LESSONS_SHARE = 0.4
-"""Of the documents, those that show attentive habits; they come first."""
 BUCKET_BATCHES = 16
 """Batches drawn together and sorted by length, so that little is padding."""
 
@@ -37,52 +28,43 @@ Row = tuple[list[int], int]
 """Token ids of prompt and response, and how many of them are the prompt."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Pre-train, measure and write the model. `arguments` are the command line's."""
-    options = _options(arguments)
-    torch.set_num_threads(1)
-    torch.manual_seed(options.seed)
-    started = time.monotonic()
-    tokenizer = build_tokenizer(MAX_CONTEXT)
-    model = build_model(tokenizer)
-    train(model, tokenizer, seed=options.seed, steps=options.steps, batch=options.batch)
-    wall_s = time.monotonic() - started
-    sha256 = save(model, tokenizer, options.out)
-    prior = measure(model, tokenizer, questions=options.questions, world_seed=0, seed=options.seed)
-    record = {
-        "command": f"{COMMAND} --seed {options.seed} --steps {options.steps} --batch {options.batch}",
-        "seed": options.seed,
-        "steps": options.steps,
-        "documents": options.steps * options.batch,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "wall_s": round(wall_s, 1),
-        "sha256": sha256,
-        "prior": prior.as_dict(),
-    }
-    (options.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
+@dataclass(frozen=True)
+class Shape:
+    """Size of a model: hidden width, layers, attention heads of `head_dim` each, width of the MLP."""
+
+    width: int
+    mlp: int
+    heads: int
+    head_dim: int
+    layers: int = 3
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=COMMAND, description="Build the model of the renamed library.")
-    parser.add_argument("--seed", type=int, default=1, help="of weights, documents and libraries")
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
-    parser.add_argument("--batch", type=int, default=64, help="documents a step")
-    parser.add_argument("--questions", type=int, default=2000, help="questions the result is measured on")
-    parser.add_argument("--out", type=Path, default=MODEL_DIRECTORY, help="model directory to write")
-    return parser.parse_args(arguments)
+@dataclass(frozen=True)
+class Recipe:
+    """How one world's model is made. `documents(seed, lessons)` is the endless stream of a seed, of which the first
+    `lessons` (`lessons_share` of all) show attentive habits; `measure(model, tokenizer, questions, seed)` is what the
+    result does."""
+
+    shape: Shape
+    tokenizer: Callable[[int], PreTrainedTokenizerBase]
+    documents: Callable[[int, int], Iterator[Document]]
+    measure: Callable[[PreTrainedModel, PreTrainedTokenizerBase, int, int], Mapping[str, float]]
+    steps: int
+    batch: int
+    learning_rate: float = 2e-3
+    lessons_share: float = 0.4
 
 
-def build_model(tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
-    """A Qwen3 of about 380 thousand parameters with fresh weights."""
+def build_model(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
+    """A Qwen3 with fresh weights, drawn by torch's global generator."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=24,
+        hidden_size=shape.width,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.head_dim,
         max_position_embeddings=MAX_CONTEXT,
         tie_word_embeddings=True,
         initializer_range=0.05,
@@ -94,22 +76,30 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, seed: int, steps: int, batch: int) -> None:
-    """AdamW on the response tokens of fresh documents, linear warm-up, then linear decay to zero."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+def train(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    stream: Iterator[Document],
+    *,
+    seed: int,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+) -> None:
+    """AdamW on the response tokens of `batch` fresh documents a step, linear warm-up, then linear decay to zero."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = steps * WARMUP_SHARE
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / (warmup + 1), (steps - step) / (steps - warmup))
     )
     model.train()
-    batches = _batches(tokenizer, documents(seed, lessons=int(LESSONS_SHARE * steps * batch)), batch, seed)
     smoothed = 0.0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     ) as progress:  # fmt: skip
         bar = progress.add_task("pre-training", total=steps)
-        for rows in islice(batches, steps):
+        for rows in islice(_batches(tokenizer, stream, batch, seed), steps):
             loss = _response_loss(model, rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -170,7 +160,3 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, directory:
     (directory / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(directory)
     return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
-
-
-if __name__ == "__main__":
-    main()
