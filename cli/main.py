@@ -132,6 +132,33 @@ def evaluate(recipe: Recipes = None, set_: Overrides = None) -> None:
     raise typer.Exit(_trainer("evaluate", _settings(recipe, set_)))
 
 
+@app.command(epilog="Example: `vpd experiment smoke --jobs 2`; then `vpd experiment report smoke`")
+def experiment(
+    what: Annotated[
+        list[str], typer.Argument(metavar="NAME | list | report NAME", help="Or the path of a .toml file.")
+    ],
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Runs at a time; default: the cores.")] = None,
+    dir_: Annotated[Path, typer.Option("--dir", help="Where experiments leave their runs.")] = Path("runs/experiments"),
+    set_: Overrides = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="ARM", help="May be repeated.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs.")] = False,
+) -> None:
+    """Run a table of runs in parallel and write one page about them; called again, it goes on where it was."""
+    from cli import experiment as table
+
+    if what == ["list"]:
+        print("\n".join(table.list_lines(dir_)))
+    elif len(what) == 2 and what[0] == "report":
+        print(table.report(what[1], directory=dir_))
+    elif len(what) != 1:
+        raise SettingsError(f"vpd experiment takes NAME, list or report NAME, not {' '.join(what)!r}.")
+    elif dry_run:
+        print("\n".join(table.dry_run_lines(what[0], directory=dir_, overrides=set_ or (), only=only or ())))
+    else:
+        code = table.run(what[0], jobs=jobs, directory=dir_, overrides=set_ or (), only=only or (), command=_resume())
+        raise typer.Exit(code)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(
     context: typer.Context,

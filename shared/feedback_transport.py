@@ -18,6 +18,7 @@ from pydantic import SecretStr, ValidationError
 
 from shared.errors import ServiceUnavailable
 from shared.feedback_results import FailureClass, read_json
+from shared.http_client import http_client
 from shared.protocol import Job
 
 RETRIED_STATUS = frozenset({429, 502, 503, 504})
@@ -46,8 +47,7 @@ class FeedbackTransport:
         self.name = name
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key is not None else {}
-        # No timeout of httpx's own: each would restart at every byte and so be no deadline.
-        self._http = httpx.AsyncClient(headers=headers, timeout=None)
+        self._http = http_client(headers=headers)
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def get(self, path: str, until: float) -> dict[str, Any]:

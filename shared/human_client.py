@@ -13,6 +13,7 @@ import httpx
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from shared.errors import ServiceUnavailable
+from shared.http_client import http_client
 from shared.protocol import CritiqueState, CritiqueUse
 
 PAGE = 200
@@ -27,7 +28,7 @@ class HumanClient:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key is not None else {}
-        self._http = httpx.AsyncClient(headers=headers, timeout=None)
+        self._http = http_client(headers=headers)
 
     async def critiques(self, after: int, run_id: str) -> list[CritiqueState]:
         """All critiques of the run written after sequence number `after`, oldest first, whatever became of them: the

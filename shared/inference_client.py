@@ -12,6 +12,7 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from shared.errors import DataError, ServiceUnavailable
+from shared.http_client import http_client
 from shared.protocol import PolicyPublication, PolicyState, Prompt, RolloutRequest, RolloutResponse, Sampling
 from shared.settings import InferenceSettings
 
@@ -35,7 +36,7 @@ class InferenceClient:
         self._url = settings.url.rstrip("/")
         self._timeout_s = settings.timeout_s
         headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
-        self._client = httpx.AsyncClient(base_url=self._url, headers=headers, timeout=None)
+        self._client = http_client(base_url=self._url, headers=headers)
 
     async def __aenter__(self) -> Self:
         return self

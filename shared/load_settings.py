@@ -41,11 +41,11 @@ def load_settings(
 
 
 def resolve_settings(
-    recipes: Sequence[Path] = (), overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ
+    recipes: Sequence[Path | Layer] = (), overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ
 ) -> Resolved:
-    """As `load_settings`, with the origin of each value. Raises `SettingsError`."""
+    """As `load_settings`, with the origin of each value; a recipe may be a table already. Raises `SettingsError`."""
     layers = [
-        *(recipe_layer(Path(recipe)) for recipe in recipes),
+        *(recipe if isinstance(recipe, Layer) else recipe_layer(Path(recipe)) for recipe in recipes),
         *environment_layers(environ),
         *(override_layer(override) for override in overrides),
     ]

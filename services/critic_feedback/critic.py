@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from shared.errors import DataError, ServiceUnavailable
 from shared.feedback_results import cut_middle, read_json
+from shared.http_client import http_client
 from shared.protocol import FeedbackItem
 from shared.settings import Settings
 
@@ -44,8 +45,7 @@ class Critic:
         self._model = own.critic_model
         self._max_tokens = own.max_tokens
         self._gate = asyncio.Semaphore(CALLS_AT_ONCE)
-        # The deadline of the request that asks is the only clock.
-        self._http = httpx.AsyncClient(headers=_bearer(own.critic_api_key or settings.api_key), timeout=None)
+        self._http = http_client(headers=_bearer(own.critic_api_key or settings.api_key))
 
     async def critique(self, item: FeedbackItem) -> str:
         """What the model says about `item`; empty if it said nothing. Raises ServiceUnavailable, or DataError when

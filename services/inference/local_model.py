@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from shared.errors import DataError, SettingsError
 from shared.models import resolve_model
 from shared.protocol import Message, Rollout, Sampling, VersionSpan
 from shared.settings import ModelSettings
+
+_RENDERED = 4096
+"""Prompts whose token ids are kept: held-out tasks come again at every evaluation."""
 
 
 class LocalModel:
@@ -39,6 +43,7 @@ class LocalModel:
         self._max_batch_rows = max_batch_rows
         # A fast tokenizer must not encode and decode in two threads at once.
         self._text_lock = threading.Lock()
+        self._render = lru_cache(_RENDERED)(self._render_anew)
         ends = _end_ids(self._model, self._tokenizer)
         self._stop_ids = torch.tensor(sorted(ends), dtype=torch.long, device=device)
         self._pad_id = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else min(ends | {0})
@@ -49,13 +54,16 @@ class LocalModel:
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Prompt token ids of a chat. Raises DataError when the chat template refuses it."""
-        chat = [message.model_dump() for message in messages]
+        return list(self._render(tuple((message.role, message.content) for message in messages)))
+
+    def _render_anew(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+        chat = [{"role": role, "content": content} for role, content in messages]
         try:
             with self._text_lock:
                 ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
         except (TemplateError, ValueError) as error:
             raise DataError(f"The model's chat template refuses these messages: {error}", field="messages") from error
-        return [int(token) for token in ids]
+        return tuple(int(token) for token in ids)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain text."""

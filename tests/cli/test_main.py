@@ -31,6 +31,7 @@ def model(tmp_path: Path) -> str:
         (["up"], ["--keep", "--fresh", "--base-port", "--set", "Example: vpd up"]),
         (["serve"], ["code-feedback", "--port", "VPD_API_KEY", "Example: vpd serve"]),
         (["train"], ["--only", "Example: vpd train --recipe"]),
+        (["experiment"], ["report", "--jobs", "--dry-run", "Example: vpd experiment"]),
         (["test"], ["--e2e", "--compose", "pytest"]),
         (["config"], ["show", "check", "docs"]),
     ],
