@@ -33,7 +33,8 @@ class ModelSettings(Strict):
     """The model to post-train."""
 
     path: str = "builtin:renamed_library"
-    """A Hugging Face model directory or hub id, or `builtin:WORLD` for a model that ships with the project."""
+    """A Hugging Face model directory or hub id, or `builtin:WORLD[/VARIANT]` for a model that ships with the
+    project (docs/worlds.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the trainer and the transformers engine compute."""
     dtype: Literal["float32", "bfloat16"] = "float32"
