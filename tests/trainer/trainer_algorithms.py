@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,6 +32,23 @@ def batches(policy: Policy, count: int, **prompt: Any) -> list[Batch]:
         shadow=frozenset(),
     )
     return [builder.build(step, random_groups(step)) for step in range(count)]
+
+
+def assert_gradient(made: Tools, loss: Tensor, step: Callable[[], Any]) -> None:
+    """`step` takes one optimizer step whose gradient on the network is that of the scalar `loss`."""
+    network = made.policy.network
+    loss.backward()  # type: ignore[no-untyped-call]
+    expected = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    seen: dict[str, Tensor] = {}
+    hook = made.optimizer.adamw.register_step_pre_hook(
+        lambda *_: seen.update({n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None})
+    )
+    step()
+    hook.remove()
+    assert seen.keys() == expected.keys()
+    for name, gradient in seen.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=2e-3, atol=2e-6)
 
 
 def weights(policy: Policy) -> dict[str, Tensor]:
