@@ -90,7 +90,9 @@ def test_every_step_has_a_line_of_times_and_no_time_is_among_the_metrics(undistu
     assert keys & wanted == set() and not any(key.startswith(("seconds/", "queue/")) for key in keys)
 
 
-@pytest.mark.parametrize("algorithm", ["vpd", "sdpo", "grpo"])
+@pytest.mark.parametrize(
+    "algorithm", ["vpd", "vpd_grpo", "sdpo", "sdpo_grpo", "grpo", "reshaped_grpo", "reweighted_grpo"]
+)
 def test_two_runs_with_one_seed_write_the_same_metrics_byte_for_byte(services: Stack, algorithm: str) -> None:
     both = []
     for place in ("first", "second"):
@@ -107,6 +109,22 @@ def test_two_runs_with_one_seed_write_the_same_metrics_byte_for_byte(services: S
     assert sum(r["optimizer_steps"] for r in steps) == summary(both[0])["optimizer_steps"] > 0
     assert len({json.dumps({**r, "step": 0}) for r in steps}) == len(steps)
     assert not same(final_weights(both[0]), load_file(services.model / "model.safetensors"))
+
+
+def test_the_margin_against_the_initial_model_is_recorded_and_survives_a_resume(services: Stack) -> None:
+    """After a resume the initial model is still the one the run began with, not the checkpoint's."""
+    both = []
+    for name, stops in (("diagnosed", None), ("diagnosed-stopped", 1)):
+        settings = services.settings(name, learner={"checkpoint_every": 1, "diagnose_every": 1})
+        run(settings, stop_after=stops)
+        if stops is not None:
+            run(settings)
+        both.append(settings)
+    assert metrics(both[0]) == metrics(both[1])
+    steps = [r for r in records(both[0]) if r["kind"] == "step"]
+    assert all("diagnosis/initial_failure_nats" in r for r in steps)
+    apart = [r["diagnosis/initial_failure_nats"] != r["diagnosis/student_failure_nats"] for r in steps]
+    assert apart == [False, True, True]
 
 
 def test_another_seed_writes_other_metrics(services: Stack, undisturbed: Stack) -> None:
