@@ -57,7 +57,7 @@ def _arm(plan: Plan, arm: Arm, runs: Sequence[Result], threshold: float | None) 
         "area": _mean([r.area for r in runs]),
         "rollouts_to_threshold": _reaching(runs, threshold),
         "collapsed": [r.run.name for r in runs if r.collapsed],
-        "optimizer_steps": _mean([r.optimizer_steps for r in runs if r.optimizer_steps is not None]),
+        "optimizer_steps": _mean([r.optimizer_steps for r in runs]),
         "minutes": _mean([r.minutes for r in runs]),
         "student": mean_curve([r.student for r in runs]),
         "teacher": mean_curve([r.teacher for r in runs]),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from shared.errors import DataError
 from trainer.experiments.plan import Plan, Run
-from trainer.experiments.statistics import Point, area, collapsed
+from trainer.experiments.statistics import Point, area
 from trainer.run_directory import Record, read_jsonl
 
 
@@ -22,7 +22,7 @@ class Result:
     teacher: list[Point]
     panels: dict[str, list[Point]]
     collapsed: bool
-    optimizer_steps: int | None
+    optimizer_steps: int
     minutes: float
 
     @property
@@ -57,14 +57,13 @@ def read_result(run: Run, directory: Path, panels: tuple[str, ...] = ()) -> Resu
     student = _curve(records, "evaluation", "student_accuracy", run.rollouts_per_step)
     if not student:
         raise DataError(f"{directory} holds no held-out accuracy: none of its rollouts could be judged.")
-    steps = summary.get("optimizer_steps")
     return Result(
         run=run,
         student=student,
         teacher=_curve(records, "evaluation", "teacher_accuracy", run.rollouts_per_step),
         panels={key: _curve(records, "step", key, run.rollouts_per_step) for key in panels},
-        collapsed=bool(summary["collapsed"]) if "collapsed" in summary else collapsed(student),
-        optimizer_steps=None if steps is None else int(steps),
+        collapsed=summary["collapsed"] is not None,
+        optimizer_steps=int(summary["optimizer_steps"]),
         minutes=summary["wall_s"] / 60,
     )
 

@@ -86,9 +86,3 @@ def area(curve: Sequence[Point]) -> float:
 def first_reaching(curve: Sequence[Point], height: float) -> float | None:
     """Where a point of the curve is first at least `height`; None where none is."""
     return next((x for x, y in curve if y >= height), None)
-
-
-def collapsed(curve: Sequence[Point]) -> bool:
-    """Whether it ends below half of its best, where the best is more than 0.1."""
-    best = max(y for _, y in curve)
-    return best > 0.1 and curve[-1][1] < best / 2

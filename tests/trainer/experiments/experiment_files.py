@@ -39,4 +39,4 @@ def finish(found: Plan, run: Run, accuracies: Sequence[float], **summary: Any) -
     ]
     steps = [{"kind": "step", "step": k, "e_step/margin": float(k)} for k in range(run.settings.run.steps)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*records, *steps]))
-    (path / "summary.json").write_text(json.dumps({"wall_s": 90.0, **summary}))
+    (path / "summary.json").write_text(json.dumps({"wall_s": 90.0, "collapsed": None, "optimizer_steps": 8, **summary}))

@@ -25,7 +25,8 @@ def done(tmp_path: Path) -> Plan:
     curves = {"vpd": ([0, 0.8, 0.8], [0, 0.8, 1.0]), "grpo": ([0, 0.1, 0.2], [0, 0.4, 0.0])}
     for arm, two in curves.items():
         for run, accuracies in zip(found.of("main", arm), two, strict=True):
-            finish(found, run, accuracies)
+            said = "Collapsed: ..." if accuracies[-1] < accuracies[-2] else None
+            finish(found, run, accuracies, collapsed=said)
     return found
 
 
@@ -67,7 +68,7 @@ def test_a_run_that_collapsed_is_named(done: Plan) -> None:
 
 
 @pytest.mark.parametrize(("said", "expected"), [(None, False), ("Collapsed: ...", True)])
-def test_a_summary_that_says_whether_it_collapsed_is_believed(tmp_path: Path, said: Any, expected: bool) -> None:
+def test_whether_a_run_collapsed_is_what_its_summary_says(tmp_path: Path, said: Any, expected: bool) -> None:
     found = plan(tmp_path)
     finish(found, found.runs[0], [0, 0.8, 0.1], collapsed=said)
     result = read_result(found.runs[0], found.path(found.runs[0]))
@@ -102,7 +103,8 @@ def _searched(tmp_path: Path, by_rate: dict[float, list[list[float]]]) -> Plan:
     for rate, curves in by_rate.items():
         runs = [run for run in found.searched(("main", "vpd")) if run.rate == rate]
         for run, accuracies in zip(runs, curves, strict=False):
-            finish(found, run, accuracies)
+            said = "Collapsed: ..." if accuracies[-1] < accuracies[-2] else None
+            finish(found, run, accuracies, collapsed=said)
     return found
 
 

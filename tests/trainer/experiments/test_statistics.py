@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from trainer.experiments.statistics import (
     Estimate,
     area,
-    collapsed,
     estimate,
     first_reaching,
     overlap,
@@ -95,9 +94,3 @@ def test_a_height_is_reached_at_the_first_point_that_has_it() -> None:
     curve = [(0, 0.0), (10, 0.4), (20, 0.6), (30, 0.5), (40, 0.7)]
     assert first_reaching(curve, 0.6) == 20
     assert first_reaching(curve, 0.71) is None
-
-
-def test_a_run_collapsed_if_it_ends_below_half_of_a_best_above_a_tenth() -> None:
-    assert collapsed([(0, 0.0), (1, 0.6), (2, 0.29)])
-    assert not collapsed([(0, 0.0), (1, 0.6), (2, 0.31)])
-    assert not collapsed([(0, 0.0), (1, 0.1), (2, 0.0)])
