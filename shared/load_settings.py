@@ -175,7 +175,9 @@ def _sentences(error: ValidationError, origins: Mapping[str, str]) -> Iterator[s
         near = sorted({origin for k, origin in origins.items() if k == key or k.startswith(f"{parent}.")})
         origin = f" (from {', '.join(near)})" if near else ""
         if problem["type"] == "value_error":
-            yield f"{key}: {problem['msg'].removeprefix('Value error, ')}{origin}"
+            # What concerns the whole tree has no key of its own; its sentence names the keys.
+            where = f"{key}: " if key else ""
+            yield f"{where}{problem['msg'].removeprefix('Value error, ')}{origin}"
         elif problem["loc"][-1] == "[key]":
             yield f"{key} must be named with at most 32 lower-case letters, digits and _, a letter first{origin}"
         elif problem["type"] == "missing":
