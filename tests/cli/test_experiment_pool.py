@@ -62,7 +62,7 @@ def test_off_a_terminal_a_line_tells_of_each_run_that_ends(tmp_path: Path) -> No
     with ExperimentProgress(Console(file=out, width=200), pool.plan, pool) as progress:
         first, second = pool.waiting
         pool.waiting.clear()
-        finish(pool.plan, first, [0.0, 0.6, 0.1])
+        finish(pool.plan, first, [0.0, 0.6, 0.1], collapsed="Collapsed: ...")
         pool.waiting.append(first)
         pool.take_in(first)
         pool.failed[second.name] = "The disk is full."
