@@ -1,4 +1,4 @@
-"""The report of an experiment: report.html (one self-contained page), report.json (every figure) and curves.png."""
+"""The report of an experiment: report.html (one self-contained page), report.json (every figure) and its pictures."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ td+td{font-variant-numeric:tabular-nums}img{max-width:100%}pre{background:#f6f8f
 
 
 def write_report(plan: Plan, *, file_text: str, command: str) -> Path:
-    """Write the three files below the experiment's directory; the page's path. Raises InfrastructureError where the
-    disk cannot be written, DataError where a run's files hold no accuracy."""
+    """Write the files below the experiment's directory; the page's path. Pictures: curves.png, and curves-KEY.png for
+    each of the experiment's `panels`. Raises InfrastructureError where the disk cannot be written, DataError where a
+    run's files hold no accuracy."""
     found = figures(plan, read_results(plan))
     teacher = plan.experiment.teacher_curve
     curves = accuracy_picture(found["conditions"], teacher=teacher)
@@ -36,6 +37,8 @@ def write_report(plan: Plan, *, file_text: str, command: str) -> Path:
     try:
         plan.directory.mkdir(parents=True, exist_ok=True)
         (plan.directory / "curves.png").write_bytes(curves)
+        for key, picture in panels.items():
+            (plan.directory / f"curves-{key.replace('/', '-')}.png").write_bytes(picture)
         write_atomically(plan.directory / "report.json", json.dumps({**found, "command": command}, indent=1) + "\n")
         write_atomically(page, "\n".join(_page(found, curves, panels, teacher, file_text, command)) + "\n")
     except OSError as error:
