@@ -36,6 +36,9 @@ class DistillSettings(PassSettings):
 
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Factor of the term; 0 leaves the distillation out."""
+    outcomes: Literal["both", "failures"] = "both"
+    """Which rows are distilled; the paper's are all. `failures` leaves successes as they are, which keeps the policy
+    from becoming certain of all it does (docs/results.md)."""
     divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
     """D(student, teacher): reverse is KL(student || teacher)."""
     jsd_alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5

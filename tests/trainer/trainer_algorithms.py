@@ -22,8 +22,9 @@ def tools(policy: Policy, *, learning_rate: float = 1e-3, total_steps: int = 10,
     return Tools(policy, Optimizer(policy, settings, learning_rate=learning_rate, total_steps=total_steps))
 
 
-def batches(policy: Policy, count: int, **prompt: Any) -> list[Batch]:
-    """Seeded batches of 2 groups of 3: successes, failures with feedback, and rows without a context."""
+def batches(policy: Policy, count: int, *, samples: int = 3, **prompt: Any) -> list[Batch]:
+    """Seeded batches of 2 groups: successes, failures with feedback, and rows without a context. In groups of 6, some
+    successes have a successful sibling."""
     builder = BatchBuilder(
         TeacherPromptSettings(**prompt),
         render=policy.render,
@@ -31,7 +32,7 @@ def batches(policy: Policy, count: int, **prompt: Any) -> list[Batch]:
         seed=0,
         shadow=frozenset(),
     )
-    return [builder.build(step, random_groups(step)) for step in range(count)]
+    return [builder.build(step, random_groups(step, samples=samples)) for step in range(count)]
 
 
 def assert_gradient(made: Tools, loss: Tensor, step: Callable[[], Any]) -> None:

@@ -4,7 +4,8 @@
     L_GRPO = -mean over tokens of min(rho A_t, clip(rho) A_t),  rho = pi / pi_sampler
 
 Which terms there are, and what the teacher does to the advantages A_t, is said by the algorithms beside this file.
-Rows without a context are not in L_M; unless they are to be counted, they are not in its denominator either.
+Rows without a context, and successes where only failures are distilled, are not in L_M; unless they are to be counted,
+they are not in its denominator either.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ Shape = Callable[[Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Rated:
-    """A row, and its advantage among its siblings if it was judged with them."""
+    """A row, whether a teacher scores it, and its advantage among its siblings if it was judged with them."""
 
     row: Row
+    informed: bool
     advantage: float | None = None
 
 
@@ -103,19 +105,18 @@ class MStep:
         """All rows with a response; those sampled for this step and judged have an advantage where a term wants one."""
         rows = [row for row in batch.rows if row.response_ids]
         if self.grpo is None:
-            return [Rated(row) for row in rows]
+            return [Rated(row, self._informed(row)) for row in rows]
         judged = [row for row in rows if not row.late and row.trajectory.reward is not None]
         labels = {group: i for i, group in enumerate(dict.fromkeys(r.group.group_id for r in judged))}
         rewards = torch.tensor([float(r.trajectory.reward or 0.0) for r in judged])
         groups = torch.tensor([labels[r.group.group_id] for r in judged])
         advantages = group_advantages(rewards, groups, normalise_std=self.grpo.normalise_std).tolist()
         known = {id(row): advantage for row, advantage in zip(judged, advantages, strict=True)}
-        return [Rated(row, known.get(id(row))) for row in rows]
+        return [Rated(row, self._informed(row), known.get(id(row))) for row in rows]
 
     def _moves(self, rated: Rated) -> bool:
         """Whether any term has a gradient on the row."""
-        informed = rated.row.m_prompt is not None
-        if informed and (self.distill is not None or self.without_contrast):
+        if rated.informed and (self.distill is not None or self.without_contrast):
             return True
         return self.grpo is not None and bool(rated.advantage)
 
@@ -126,14 +127,15 @@ class MStep:
             return
         losses = _Losses(self, rows, step, watch)
         with self.optimizer.gradient_step(step, metrics, "m_step"):
-            for part in ([r for r in moving if self._informed(r)], [r for r in moving if not self._informed(r)]):
+            for part in ([r for r in moving if r.informed], [r for r in moving if not r.informed]):
                 for span, alone, informed in self._micro_batches(part):
                     student = self.policy.score(alone)
                     teacher = None if informed is None or self.teacher is None else self.teacher.score(informed)
                     losses(student, self._tokens(student, teacher), part[span]).backward()
 
-    def _informed(self, rated: Rated) -> bool:
-        return self.teacher is not None and rated.row.m_prompt is not None
+    def _informed(self, row: Row) -> bool:
+        left_out = self.distill is not None and self.distill.outcomes == "failures" and row.success is True
+        return self.teacher is not None and row.m_prompt is not None and not left_out
 
     def _micro_batches(self, part: Sequence[Rated]) -> Iterator[tuple[slice, Sequences, Sequences | None]]:
         """Slices of the rows with the student's sequences and, for rows with a context, the teacher's."""
@@ -141,7 +143,7 @@ class MStep:
             return
         responses = [r.row.response_ids for r in part]
         alone = Sequences([r.row.group.prompt_token_ids for r in part], responses)
-        if not self._informed(part[0]):
+        if not part[0].informed:
             for span in self.policy.spans(alone):
                 yield span, alone[span], None
             return
@@ -188,7 +190,7 @@ class _Losses:
         if m_step.without_contrast:
             self.grpo_tokens = sum(len(r.row.response_ids) for r in rows)
         counted = self.distill is not None and self.distill.masked_rows == "counted"
-        distilled = [r.row for r in rows if counted or r.row.m_prompt is not None]
+        distilled = [r.row for r in rows if counted or r.informed]
         self.distill_tokens = sum(len(row.response_ids) for row in distilled)
         self.distill_rows = len(distilled)
 
@@ -197,9 +199,9 @@ class _Losses:
         sampled = self._tensor([lp for r in rows for lp in r.row.sampler_logprobs])
         self.watch.tokens(scores, tokens.log_pi, tokens.entropy, sampled)
         loss = tokens.log_pi.new_zeros(())
-        if self.distill is not None and rows[0].row.m_prompt is not None:
+        if self.distill is not None and rows[0].informed:
             loss = loss + self._distillation(self.distill, scores, tokens, sampled)
-        if rows[0].row.m_prompt is not None:
+        if rows[0].informed:
             self.watch.lift(scores, tokens.log_q - tokens.log_pi.detach(), [r.row.success for r in rows])
         if self.grpo is not None:
             loss = loss + self._policy_gradient(self.grpo, scores, tokens, sampled, rows)

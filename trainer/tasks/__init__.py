@@ -13,7 +13,7 @@ from trainer.tasks.cold_start.task_set import ColdStart
 from trainer.tasks.house_dialect.task_set import HouseDialect
 from trainer.tasks.jsonl import FileTasks
 from trainer.tasks.outcome import Outcome
-from trainer.tasks.outcome_only.task_set import OutcomeOnly
+from trainer.tasks.outcome_only.task_set import OutcomeOnly, RareSuccess
 from trainer.tasks.renamed_library.task_set import RenamedLibrary
 from trainer.tasks.rigid_math.task_set import RigidMath
 
@@ -57,9 +57,10 @@ def load_tasks(settings: TaskSettings, *, seed: int) -> TaskSet:
 
 def load_world(name: str, *, world_seed: int, seed: int) -> World:
     """The world of that name as `world_seed` draws it. Raises SettingsError for a world that is not there."""
-    if name not in WORLDS:
-        raise SettingsError(f"tasks.source: there is no built-in world {name!r}; there is {', '.join(WORLDS)}.")
-    return WORLDS[name](world_seed=world_seed, seed=seed)
+    worlds = {**WORLDS, **VARIANTS}
+    if name not in worlds:
+        raise SettingsError(f"tasks.source: there is no built-in world {name!r}; there is {', '.join(worlds)}.")
+    return worlds[name](world_seed=world_seed, seed=seed)
 
 
 class _MakeWorld(Protocol):
@@ -74,3 +75,5 @@ WORLDS: Mapping[str, _MakeWorld] = {
     "rigid_math": RigidMath,
 }
 """The built-in worlds by name, each with a package of that name here."""
+VARIANTS: Mapping[str, _MakeWorld] = {"outcome_only/rare": RareSuccess}
+"""Other environments for the model of the world before the slash."""

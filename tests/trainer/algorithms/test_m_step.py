@@ -27,7 +27,7 @@ def distillation(made: Tools, settings: DistillSettings, teacher: TeacherSetting
 
 def dense_loss(policy: Policy, batch: Batch, settings: DistillSettings) -> Tensor:
     """L_M from full logits, a row at a time, in the formulas' own words."""
-    rows = [r for r in batch.rows if r.m_prompt is not None]
+    rows = [r for r in batch.rows if r.m_prompt is not None and not (settings.outcomes == "failures" and r.success)]
     counted = rows if settings.masked_rows == "left_out" else batch.rows
     tokens = sum(len(r.response_ids) for r in counted)
     loss = torch.zeros((), dtype=torch.float64)
@@ -64,6 +64,8 @@ CASES: list[dict[str, Any]] = [
     {"masked_rows": "counted"},
     {"masked_rows": "counted", "aggregation": "sequence_mean"},
     {"top_k": 10_000},
+    {"outcomes": "failures"},
+    {"outcomes": "failures", "masked_rows": "counted"},
 ]
 
 
@@ -75,9 +77,19 @@ def test_the_gradient_is_that_of_the_formula_however_it_is_cut(
     settings = DistillSettings(**case)
     policy = new_policy(temperature=0.8, **learner)
     made = tools(policy, max_grad_norm=1e6)
-    (batch,) = batches(policy, 1)
+    (batch,) = batches(policy, 1, samples=6)
     m_step = distillation(made, settings)
     assert_gradient(made, dense_loss(policy, batch, settings), lambda: m_step(batch))
+
+
+def test_a_success_is_not_distilled_where_only_failures_are(new_policy: NewPolicy) -> None:
+    policy = new_policy()
+    (batch,) = batches(policy, 1, samples=6)
+    informed = [r for r in batch.rows if r.m_prompt is not None]
+    failures = [r for r in informed if r.success is not True]
+    assert 0 < len(failures) < len(informed)
+    metrics = distillation(tools(policy), DistillSettings(outcomes="failures"))(batch)
+    assert metrics["rows_trained"] == len(failures)
 
 
 def kl_of_tokens(policy: Policy, batch: Batch) -> Iterator[list[float]]:

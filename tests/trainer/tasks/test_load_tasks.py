@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import SettingsError
 from shared.settings import TaskSettings
-from trainer.tasks import WORLDS, load_tasks, load_world
+from trainer.tasks import VARIANTS, WORLDS, load_tasks, load_world
 
 
 def test_the_default_settings_give_the_built_in_world() -> None:
@@ -31,7 +31,7 @@ def test_any_other_source_is_a_file(tmp_path: Path) -> None:
         load_tasks(TaskSettings(source=str(tmp_path / "nothing.jsonl")), seed=1)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", [*WORLDS, *VARIANTS])
 def test_every_world_has_300_held_out_tasks_and_training_tasks_of_a_seed(world: str) -> None:
     tasks = load_tasks(TaskSettings(source=f"builtin:{world}", world_seed=2), seed=1)
     same = load_world(world, world_seed=2, seed=1)

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from trainer.tasks.house_dialect.dialect import SECOND, THIRD, USUAL, draw_dialect, world_dialect
+from trainer.tasks.house_dialect.dialect import FAR, SECOND, THIRD, USUAL, draw_dialect, world_dialect
 from trainer.tasks.house_dialect.questions import INPUTS
 from trainer.tasks.house_dialect.verbs import CONSTANTS, FUNCTIONS, VERBS, Function
 
@@ -34,6 +34,7 @@ def test_every_verb_has_three_meanings_and_every_function_is_a_usual_one() -> No
 @pytest.mark.parametrize("world_seed", range(20))
 def test_every_house_has_as_many_unusual_meanings(world_seed: int) -> None:
     assert Counter(world_dialect(world_seed).choice) == {0: USUAL, 1: SECOND, 2: THIRD}
+    assert Counter(world_dialect(world_seed, far=True).choice) == dict(enumerate(FAR))
 
 
 def test_the_seed_decides_the_dialect() -> None:
