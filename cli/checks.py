@@ -56,9 +56,9 @@ def _tasks(settings: Settings) -> str:
 
 
 def _sandbox(settings: Settings) -> str:
-    from sandbox.attack import open_isolation
+    from sandbox.attack import open_configured
 
-    isolation = open_isolation(settings.code_feedback.isolation)
+    isolation = open_configured(settings.code_feedback)
     try:
         return f"the tier {isolation.tier} holds"
     finally:

@@ -13,11 +13,12 @@ from shared.errors import SettingsError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test(arguments: Sequence[str], *, e2e: bool, compose: bool) -> int:
+def test(arguments: Sequence[str], *, e2e: bool, compose: bool, slow: bool) -> int:
     """Run pytest: the default suite on all cores, or the marked suites one test at a time. Returns its exit code."""
     _require_checkout()
-    marks = [mark for mark, asked in (("e2e", e2e), ("compose", compose)) if asked]
-    chosen = ["-m", " or ".join(marks)] if marks else ["-m", "not e2e and not compose", "-n", str(_cores())]
+    marks = [mark for mark, asked in (("e2e", e2e), ("compose", compose), ("slow", slow)) if asked]
+    default = ["-m", "not e2e and not compose and not slow", "-n", str(_cores())]
+    chosen = ["-m", " or ".join(marks)] if marks else default
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     return subprocess.call([sys.executable, "-m", "pytest", *chosen, *arguments], cwd=ROOT, env=environment)
 

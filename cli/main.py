@@ -164,11 +164,12 @@ def test(
     context: typer.Context,
     e2e: Annotated[bool, typer.Option("--e2e", help="Only the tests that bring up services and train.")] = False,
     compose: Annotated[bool, typer.Option("--compose", help="Only the tests that need a Docker engine.")] = False,
+    slow: Annotated[bool, typer.Option("--slow", help="Only the tests that run thousands of programs.")] = False,
 ) -> None:
     """Run the project's tests; further arguments go to pytest, like `vpd test tests/shared -k queue`."""
     from cli import development
 
-    raise typer.Exit(development.test(context.args, e2e=e2e, compose=compose))
+    raise typer.Exit(development.test(context.args, e2e=e2e, compose=compose, slow=slow))
 
 
 @app.command()

@@ -9,6 +9,7 @@ import marshal
 import os
 import select
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,6 +44,10 @@ class DeadlinePassed(InfrastructureError):
     """The caller's deadline came before the verdict."""
 
 
+class Cancelled(InfrastructureError):
+    """Nobody waits for the verdict any more."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one test may use. `cpu_s` CPU seconds, `wall_s` wall-clock seconds as a backstop for idle programs."""
@@ -71,13 +76,14 @@ class Job:
 @dataclass(frozen=True)
 class Raw:
     """What one test left: how it ended (`inside.driver.BY_ITSELF` and following), exit status (negative: signal),
-    standard output, and the tag and payload of its answer (empty if it gave none)."""
+    standard output, the tag and payload of its answer (empty if it gave none), and the CPU seconds it used."""
 
     ended: int
     status: int
     output: bytes
     tag: bytes
     payload: bytes
+    cpu_s: float = 0.0
 
 
 class Refused(Exception):
@@ -91,12 +97,20 @@ class Refused(Exception):
 class Confined:
     """A context manager around one driver. Raises SandboxFailure if it cannot be started, Refused if the program
     does not compile, DataError if a support file does not, DeadlinePassed when `deadline_at` (`time.monotonic`) has
-    come."""
+    come, Cancelled within `CLOSED_CHECK_S` of `cancelled` being set."""
 
-    def __init__(self, isolation: Isolation, job: Job, *, deadline_at: float | None = None) -> None:
+    def __init__(
+        self,
+        isolation: Isolation,
+        job: Job,
+        *,
+        deadline_at: float | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
         self._isolation = isolation
         self._job = job
         self._deadline_at = deadline_at
+        self._cancelled = cancelled
 
     def __enter__(self) -> Self:
         if self._isolation.closed:
@@ -108,7 +122,7 @@ class Confined:
             self._isolation.remove_scratch(self._scratch)
             raise SandboxFailure(f"A sandbox could not be started: {error}.") from error
         try:
-            self._hand_over(self._isolation.place(self._scratch))
+            self._hand_over(self._isolation.place(self._scratch, self._process))
         except BaseException:
             self._end()
             raise
@@ -124,11 +138,11 @@ class Confined:
         self._send(data)
         body = self._expect(driver.ENDED, self._job.limits.wall_s + GRACE_S, DriverDied)
         head, _, rest = body.partition(b"\n")
-        ended, status, output_length = (int(number) for number in head.split())
+        ended, status, cpu_us, output_length = (int(number) for number in head.split())
         output, answer = rest[:output_length], rest[output_length:]
         if answer[:1] != candidate.CONFINED:
             raise SandboxFailure(f"A limit could not be set: {answer[:200].decode(errors='replace') or 'no answer'}.")
-        return Raw(ended, status, output, answer[1:2], answer[2:])
+        return Raw(ended, status, output, answer[1:2], answer[2:], cpu_us / 1e6)
 
     def _hand_over(self, place: Place) -> None:
         job, limits = self._job, self._job.limits
@@ -137,6 +151,7 @@ class Confined:
                 "tier": self._isolation.tier,
                 "scratch": place.scratch,
                 "readable": place.readable,
+                "user": place.user,
                 "own_user": place.own_user,
                 "kind": job.kind,
                 "source": job.source,
@@ -183,12 +198,15 @@ class Confined:
         return body
 
     def _read(self, count: int, ends_at: float, death: type[SandboxFailure]) -> bytes:
-        fd, parts = self._process.output, []
+        parts = []
         poll = select.poll()
-        poll.register(fd, select.POLLIN)
+        poll.register(self._process.output, select.POLLIN)
         while count:
             self._wait(poll, ends_at, death if death is CompilerDied else SandboxFailure)
-            part = os.read(fd, min(count, 1 << 20))
+            try:
+                part = self._process.read(min(count, 1 << 20))
+            except OSError as error:
+                raise SandboxFailure(f"A sandbox cannot be heard: {error}.") from error
             if not part:
                 raise death("A sandbox ended before its work was done.")
             parts.append(part)
@@ -200,6 +218,8 @@ class Confined:
         while (left := until - time.monotonic()) > 0:
             if self._isolation.closed:
                 raise SandboxFailure("The sandbox is being shut down.")
+            if self._cancelled is not None and self._cancelled.is_set():
+                raise Cancelled("Nobody waits for the verdict any more.")
             if poll.poll(min(left, CLOSED_CHECK_S) * 1000):
                 return
         if until == self._deadline_at:

@@ -2,9 +2,10 @@
 
     bubblewrap   namespaces: no other processes, no network, an empty file system with read-only libraries
     landlock     the same denials by Landlock rules, without any privilege or extra program
+    docker       a container of its own for each candidate, on an engine that must be configured: `containers.py`
     unsafe       resource limits alone; must be asked for
 
-In both real tiers a program also runs under seccomp filters: one process, no sockets, no signals to others. This file
+In all real tiers a program also runs under seccomp filters: one process, no sockets, no signals to others. This file
 says what is started and what it may read; `inside/confine.py` is the lock itself, `attack.py` tries it.
 """
 
@@ -21,25 +22,45 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from sandbox.inside import scratch
+from sandbox.own_directory import OwnDirectory, remove_tree
 from sandbox.processes import DriverProcess, Forked, Servers, Started
 
-Tier = Literal["bubblewrap", "landlock", "unsafe"]
+Tier = Literal["bubblewrap", "landlock", "docker", "unsafe"]
 STRONGEST_FIRST: tuple[Tier, ...] = ("bubblewrap", "landlock")
 
-INSIDE = ("syscalls", "confine", "candidate", "asserting", "driver")
+INSIDE = ("syscalls", "confine", "scratch", "where", "candidate", "asserting", "driver")
 SCRIPTS = {"run": "driver", "serve": "server"}
 PYTHON_FLAGS = ("-S", "-s", "-B")
 BOUND_AT = "/sandbox"
-SCRATCH_BYTES = 64 * 2**20
+FIRST_OWN_UID = 1 << 24
+"""Each driver of a root service runs under this plus the number of its process: a user nobody else is."""
+NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+OWN_USER = ("--unshare-user", "--uid", "65534", "--gid", "65534")
+# Root of a user namespace is root to the files below /proc: a root service keeps what it needs to become nobody.
+BECOME_ANOTHER = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_CHOWN")
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a driver is told about where it is."""
+    """What a driver is told about where it is: its directory, what it may read, the user a root service's driver
+    becomes, and whether it is already a user that nobody else is."""
 
     scratch: str
     readable: tuple[str, ...]
+    user: int
     own_user: bool
+
+
+@dataclass(frozen=True)
+class ContainerOptions:
+    """Which containers the tier docker takes: `image` has Python 3.11 or later as `python3`; `runtime` None is the
+    engine's own; `host` None is the environment's engine (DOCKER_HOST); `memory_mb` is what one container may hold."""
+
+    image: str
+    runtime: str | None = None
+    host: str | None = None
+    memory_mb: int = 1024
 
 
 class Isolation:
@@ -51,7 +72,8 @@ class Isolation:
     def __init__(self, tier: Tier) -> None:
         self.tier: Tier = tier
         self.closed = False
-        self._directory = Path(tempfile.mkdtemp(prefix="vpd-sandbox-"))
+        self._own_directory = OwnDirectory()
+        self._directory = self._own_directory.path
         self._directory.chmod(0o755)
         self._compile_driver()
         self._servers = Servers((self._python, *PYTHON_FLAGS, str(self._directory / "serve.pyc")))
@@ -62,7 +84,7 @@ class Isolation:
         """Remove the compiled driver; nothing can be started afterwards, and what runs gives up within a moment."""
         self.closed = True
         self._servers.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._own_directory.remove()
 
     def make_scratch(self) -> Path:
         """An empty private directory for one candidate, or for bubblewrap the place it stands for."""
@@ -70,10 +92,10 @@ class Isolation:
             return self._directory
         return Path(tempfile.mkdtemp(prefix="scratch-", dir=self._directory))
 
-    def remove_scratch(self, scratch: Path) -> None:
+    def remove_scratch(self, directory: Path) -> None:
         """Remove what `make_scratch` made, with whatever the candidate left in it."""
-        if scratch != self._directory:
-            shutil.rmtree(scratch, ignore_errors=True)
+        if directory != self._directory:
+            remove_tree(directory)
 
     def start(self) -> DriverProcess:
         """A new driver. Raises OSError if there is none to be had."""
@@ -81,11 +103,12 @@ class Isolation:
             return Started((*self._bubblewrap, self._python, *PYTHON_FLAGS, f"{BOUND_AT}/run.pyc"))
         return Forked(self._servers)
 
-    def place(self, scratch: Path) -> Place:
-        """What to tell a driver that is to work in `scratch`."""
+    def place(self, directory: Path, process: DriverProcess) -> Place:
+        """What to tell driver `process` that is to work in `directory`."""
+        user = FIRST_OWN_UID + process.number
         if self.tier == "bubblewrap":
-            return Place("/tmp", (), own_user=True)
-        return Place(str(scratch), self._readable, own_user=False)
+            return Place("/tmp", (), user, own_user=True)
+        return Place(str(directory), self._readable, user, own_user=False)
 
     def _compile_driver(self) -> None:
         source = Path(__file__).parent
@@ -123,21 +146,23 @@ class Isolation:
         """The bubblewrap command up to the program. `Confined` starts it with an almost empty environment, since
         its own can be read inside as that of process 1."""
         program = shutil.which("bwrap") or "bwrap"
-        options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
-        options += ["--uid", "65534", "--gid", "65534"]
+        options = [*NAMESPACES, "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
+        options += BECOME_ANOTHER if os.geteuid() == 0 else OWN_USER
         for path in (*self._readable, self._python):
             if not path.startswith("/dev/") and Path(path).exists():
                 options += _bind(path)
         options += ["--ro-bind", str(self._directory), BOUND_AT, "--proc", "/proc", "--dev", "/dev"]
         options += ["--size", "4096", "--tmpfs", "/dev/shm", "--remount-ro", "/dev/shm", "--remount-ro", "/dev"]
-        options += ["--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
+        options += ["--size", str(scratch.MAX_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
         return (program, *options, "--")
 
 
 def _bind(path: str) -> list[str]:
     if Path(path).is_symlink() and Path(path).parent == Path("/"):
         return ["--symlink", str(Path(path).readlink()), path]
-    return ["--ro-bind", path, path]
+    parents = [str(parent) for parent in reversed(Path(path).parents) if parent != Path("/")]
+    # Left to itself, bubblewrap makes those that only their owner may enter.
+    return [part for parent in parents for part in ("--perms", "0755", "--dir", parent)] + ["--ro-bind", path, path]
 
 
 def _shared_libraries(directory: Path) -> list[str]:

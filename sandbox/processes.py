@@ -19,7 +19,25 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 class DriverProcess(ABC):
-    """A driver: descriptors to write to it (`input`) and to read from it (`output`), ours until `end`."""
+    """A driver: descriptors to write to it (`input`) and to wait for what it says (`output`), ours until `end`.
+    `number` is one that no other driver has meanwhile."""
+
+    input: int
+    output: int
+    number: int
+
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes of what it says, when `output` is readable; none at its end."""
+        return os.read(self.output, count)
+
+    @abstractmethod
+    def end(self, *, by_itself: bool = False) -> int:
+        """Kill the driver and all it started, wait for it, close our descriptors. Its exit status (negative: the
+        signal that ended it). `by_itself`: it is about to end, and how it does is of interest. Can be repeated."""
+
+
+class LocalProcess(DriverProcess):
+    """A driver on this machine, at the other ends of two pipes."""
 
     def __init__(self) -> None:
         theirs_in, self.input = os.pipe()
@@ -35,8 +53,7 @@ class DriverProcess(ABC):
             os.close(theirs_out)
 
     def end(self, *, by_itself: bool = False) -> int:
-        """Kill the driver and all it started, wait for it, close our descriptors. Its exit status (negative: the
-        signal that ended it). `by_itself`: it is about to end, and how it does is of interest. Can be repeated."""
+        """As in DriverProcess."""
         if self._status is None:
             self._close()
             self._status = self._stop(by_itself)
@@ -53,7 +70,7 @@ class DriverProcess(ABC):
     def _stop(self, by_itself: bool) -> int: ...
 
 
-class Started(DriverProcess):
+class Started(LocalProcess):
     """A driver with a command of its own. Raises OSError if it cannot be started."""
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -62,6 +79,7 @@ class Started(DriverProcess):
 
     def _start(self, theirs_in: int, theirs_out: int) -> None:
         self._process = _popen(self._command, theirs_in, theirs_out)
+        self.number = self._process.pid
 
     def _stop(self, by_itself: bool) -> int:
         if by_itself:  # killed now, it could not say how it ended
@@ -80,6 +98,7 @@ class Server:
         self._control.settimeout(ANSWER_TIMEOUT_S)
         with theirs:
             self._process = _popen(command, theirs.fileno(), subprocess.DEVNULL)
+        self.pid = self._process.pid
 
     def fork(self, theirs_in: int, theirs_out: int) -> None:
         """Fork a driver with these as standard input and output. Raises OSError if the server is gone."""
@@ -146,7 +165,7 @@ class Servers:
             return Server(self._command), True
 
 
-class Forked(DriverProcess):
+class Forked(LocalProcess):
     """A driver forked by one of `servers`. Raises OSError if it cannot be."""
 
     def __init__(self, servers: Servers) -> None:
@@ -155,6 +174,7 @@ class Forked(DriverProcess):
 
     def _start(self, theirs_in: int, theirs_out: int) -> None:
         self._server = self._servers.fork(theirs_in, theirs_out)
+        self.number = self._server.pid
 
     def _stop(self, by_itself: bool) -> int:
         try:

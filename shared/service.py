@@ -25,6 +25,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from starlette.middleware import Middleware
 
+from shared.connections import BoundedConnection, allow_descriptors
 from shared.errors import InfrastructureError, VPDError
 from shared.logs import configure_logging
 from shared.middleware import OPEN_PATHS, BearerAuth, BodyCap, RequestContext
@@ -85,9 +86,11 @@ def serve(app: FastAPI, settings: Settings, port: int) -> None:
     """
     listener = _listen(settings.service.host, port)
     configure_logging(app.title, settings.service.log_format)
+    allow_descriptors()
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=BoundedConnection,
             log_config=None,
             access_log=False,
             server_header=False,

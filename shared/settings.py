@@ -217,16 +217,35 @@ class InferenceSettings(Strict):
 class CodeFeedbackSettings(Strict):
     """The code-execution feedback service."""
 
-    isolation: Literal["auto", "bubblewrap", "landlock", "unsafe"] = "auto"
-    """auto takes the strongest tier a live probe shows to hold; unsafe is plain limits and must be asked for."""
+    isolation: Literal["auto", "bubblewrap", "landlock", "docker", "unsafe"] = "auto"
+    """auto takes the stronger of bubblewrap and landlock that a live probe shows to hold; docker takes a container for
+    each program; unsafe is plain limits. Any but auto is taken or the service refuses to start."""
+    docker_image: str | None = None
+    """Image of the tier docker; it must have Python 3.11 or later as `python3`."""
+    docker_host: Annotated[str, Field(pattern=r"^(unix|tcp)://.+")] | None = None
+    """Engine of the tier docker; None: DOCKER_HOST, or the local one."""
+    docker_runtime: str | None = None
+    """Its runtime, such as runsc; None: the engine's default."""
+    docker_memory_mb: Annotated[int, Field(ge=64)] = 1024
+    """Memory of one container; a task's own limit counts within it."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Candidates run at once; None: cores + 1."""
+    queue_limit: Annotated[int, Field(ge=1)] = 4096
+    """Programs that may wait or run; a request that would not fit is refused with 429, unless nothing else waits."""
     time_limit_s: Positive = 6.0
     """CPU seconds a test, where the task names none."""
     memory_limit_mb: Annotated[int, Field(ge=16)] = 512
     """Memory, where the task names none."""
+    max_failures: Annotated[int, Field(ge=1, le=10)] = 3
+    """Failing tests after which the rest are not run, where the task names no other number."""
     max_feedback_chars: Annotated[int, Field(ge=100)] = 2000
     """Longest feedback text."""
+
+    @model_validator(mode="after")
+    def _has_an_image(self) -> Self:
+        if self.isolation == "docker" and self.docker_image is None:
+            raise ValueError("code_feedback.isolation 'docker' needs code_feedback.docker_image")
+        return self
 
 
 class CriticFeedbackSettings(Strict):

@@ -4,12 +4,14 @@ The answer is a claim by code that may be hostile: the service compares it with 
 
 What comes back starts with CONFINED, written before any candidate code has run: without it the failure is ours. Then
 a tag and a payload: VALUE (the text of a value made of exact built-in types), DONE (a stdin program came to its end),
-ERROR (what it raised), NEEDS (test code of `assert` tasks needs a call answered).
+ERROR (what it raised) or WHERE (the place at which its time was up).
 """
 
 from __future__ import annotations
 
 import _frozen_importlib
+import _sitebuiltins
+import builtins
 import marshal
 import os
 import sys
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 
 FILE = "solution.py"
 CONFINED = b"K"
-VALUE, DONE, ERROR, NEEDS = b"V", b"D", b"E", b"N"
+VALUE, DONE, ERROR, WHERE = b"V", b"D", b"E", b"W"
+OUT_OF_MEMORY = ERROR + b"MemoryError\0\0\0"
 MAX_MESSAGE_CHARS = 4000
+MAX_FRAMES = 3
 ONLY_SYNTAX_TREE = 0x400
 LEETCODE_NAMES = (
     "from typing import *; from collections import *; from functools import *; from itertools import *; "
@@ -67,10 +71,10 @@ class SupportFiles:
 
 def defines_solution(source: str) -> bool:
     """Whether the program has `class Solution` at its top level, as code and not in a comment or a string."""
-    if "class Solution" not in source:
+    if "Solution" not in source:
         return False
     tree = compile(source, FILE, "exec", ONLY_SYNTAX_TREE, True)
-    return any(getattr(node, "name", None) == "Solution" for node in tree.body)
+    return any(type(node).__name__ == "ClassDef" and node.name == "Solution" for node in tree.body)
 
 
 def run(program: Program, data: Any, answer_fd: int) -> None:
@@ -94,7 +98,15 @@ def run(program: Program, data: Any, answer_fd: int) -> None:
 
 
 def encode(value: Any) -> str:
-    """JSON of a value made of exact built-in types; tuples become arrays. Raises TypeError for anything else."""
+    """JSON of a value made of exact built-in types. Raises TypeError for anything else.
+
+    As in LiveCodeBench a tuple is an array if it is the value itself, and equal to none if it is inside: that one is
+    written as Python writes it, and so are keys that are no strings. Such a text is no JSON.
+    """
+    return _encoded_value(list(value) if type(value) is tuple else value)
+
+
+def _encoded_value(value: Any) -> str:
     kind = type(value)
     if kind is str:
         return encode_basestring_ascii(value)
@@ -104,29 +116,43 @@ def encode(value: Any) -> str:
         return "true" if value else "false"
     if kind is int or kind is float:
         return _FLOATS.get(text := repr(value), text)
-    if kind is list or kind is tuple:
-        return "[" + ", ".join([encode(item) for item in value]) + "]"
+    if kind is list:
+        return "[" + ", ".join([_encoded_value(item) for item in value]) + "]"
     if kind is dict:
-        return "{" + ", ".join([f"{_key(key)}: {encode(item)}" for key, item in value.items()]) + "}"
+        return "{" + ", ".join([f"{_encoded_value(k)}: {_encoded_value(v)}" for k, v in value.items()]) + "}"
+    if kind is tuple:
+        return "(" + ", ".join([_encoded_value(item) for item in value]) + ("," if len(value) == 1 else "") + ")"
     raise TypeError(f"returned a value of type {kind.__name__}, which JSON does not have")
 
 
 def encode_error(error: BaseException) -> bytes:
-    """What was raised, and where in the candidate's own code: type, message, line, function, NUL between them."""
-    line, function = _place(error)
+    """What was raised and where in the candidate's own code: type and message, then line, function and repetitions of
+    at most `MAX_FRAMES` own frames, the innermost first. NUL between them; a line is empty where there is none."""
+    places = [str(part) for frame in _own_frames(error) for part in frame]
     try:
         message = error.msg if isinstance(error, SyntaxError) else str(error)
     except BaseException:  # noqa: BLE001 - a hostile __str__
         message = ""
     if len(message) > MAX_MESSAGE_CHARS:
         message = message[: MAX_MESSAGE_CHARS // 2] + " ... " + message[-MAX_MESSAGE_CHARS // 2 :]
-    fields = [type(error).__name__, message, str(line or ""), function]
+    return _encoded(type(error).__name__, message, *places)
+
+
+def encode_place(stack: list[tuple[int, str]]) -> bytes:
+    """Where a program was when its time was up, in the shape of `encode_error`: type TimeLimit and no message."""
+    places = [part for line, function in stack for part in (str(line), function, "1")]
+    return _encoded("TimeLimit", "", *places)
+
+
+def _encoded(*fields: str) -> bytes:
     return "\0".join(field.replace("\0", "\\x00") for field in fields).encode("utf-8", "backslashreplace")
 
 
 def _outcome(program: Program, data: Any) -> bytes:
     """stdin: `data` was the standard input. functional: the marshalled arguments. called: arguments as a literal.
-    asserting: the answers so far, see `asserting.py`."""
+    asserting: the answers so far and how many assertions may fail, see `asserting.py`."""
+    for name in ("exit", "quit"):  # the interpreter runs without `site`, which makes them
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "end of file"))
     sys.meta_path.insert(0, SupportFiles(program.files))
     sys.argv = [FILE]
     module = ModuleType("__main__" if program.kind == "stdin" else "solution")
@@ -134,8 +160,7 @@ def _outcome(program: Program, data: Any) -> bytes:
     if program.solution:
         exec(LEETCODE_NAMES, module.__dict__)
     if program.kind == "asserting":
-        tag, text = program.bridge.outcome(program.main, module, program.entry, data)
-        return (NEEDS if tag == "needs" else VALUE) + _utf8(text)
+        return VALUE + _utf8(program.bridge.outcome(program.main, module, program.entry, data))
     exec(program.main, module.__dict__)
     if program.kind == "stdin":
         return DONE
@@ -152,10 +177,10 @@ def _utf8(text: str) -> bytes:
 
 def _entry(program: Program, module: ModuleType) -> Any:
     name = program.entry
-    if name in module.__dict__:
-        return module.__dict__[name]
     if program.solution and hasattr(module.__dict__["Solution"], name):
         return getattr(module.__dict__["Solution"](), name)
+    if name in module.__dict__:
+        return module.__dict__[name]
     raise NameError(f"the program defines no function {name!r}")
 
 
@@ -174,27 +199,29 @@ def _finish() -> None:
     sys.stdout.flush()
 
 
-def _place(error: BaseException) -> tuple[int | None, str]:
+def _own_frames(error: BaseException) -> list[tuple[int, str, int]]:
+    """Line, function (empty at top level) and repetitions of own frames, the innermost first."""
     if isinstance(error, SyntaxError) and error.filename == FILE:
-        return error.lineno, ""
-    line, function = None, ""
+        return [(error.lineno, "", 1)] if error.lineno else []
+    frames: list[tuple[int, str, int]] = []
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         if code.co_filename == FILE:
-            line = trace.tb_lineno
-            # A comprehension or a lambda has no name of its own: it stands in the function around it.
-            function = function if code.co_name.startswith("<") else code.co_name
+            _add_frame(frames, trace.tb_lineno, code.co_name)
         trace = trace.tb_next
-    return line, function
+    return frames[::-1]
 
 
-def _key(key: Any) -> str:
-    if type(key) is str:
-        return encode_basestring_ascii(key)
-    if type(key) in (int, float, bool, type(None)):
-        return encode_basestring_ascii(encode(key))
-    raise TypeError(f"returned a dict with a key of type {type(key).__name__}, which JSON does not have")
+def _add_frame(frames: list[tuple[int, str, int]], line: int, name: str) -> None:
+    count = 1
+    if name.startswith("<"):
+        # A comprehension or a lambda has no name of its own: it stands in the function around it.
+        _, name, count = frames.pop() if frames else (0, "", 1)
+    if frames and frames[-1][:2] == (line, name):
+        count += frames.pop()[2]
+    frames.append((line, name, count))
+    del frames[:-MAX_FRAMES]
 
 
 _FLOATS = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}

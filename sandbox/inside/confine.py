@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import time
 
 from sandbox.inside import syscalls
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 4, 8, 38, 22
+PR_SET_CHILD_SUBREAPER = 36
 SECCOMP_MODE_FILTER = 2
 SIGKILL = 9
 
@@ -23,30 +25,55 @@ READ_FILE, READ_DIR = 1 << 2, 1 << 3
 ALL_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 # Everything but EXECUTE, MAKE_CHAR, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM, REFER and IOCTL_DEV.
 SCRATCH_RIGHTS = sum(1 << bit for bit in (1, 2, 3, 4, 5, 7, 8, 14))
+NOWHERE = "/dev/null"
+NOWHERE_RIGHTS = READ_FILE | 1 << 1
 FILE_ONLY_RIGHTS = sum(1 << bit for bit in (0, 1, 2, 14, 15))
 NET_BIND_AND_CONNECT = 3
 SCOPE_SOCKETS_AND_SIGNALS = 3
 
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_READ_SEARCH = 1 << 2
-FIRST_OWN_UID = 1 << 24
-"""Each driver of a root service runs under this plus its process id: a user nobody else is."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _MACHINE = os.uname().machine
 
 
-def drop_privileges(scratch: str | None, must_read: tuple[str, ...]) -> bool:
-    """Leave root, if we are root, for a user of our own; True if that user is ours alone, so that a limit on its
-    threads counts only ours. A capability to read is kept if `must_read` needs one: Landlock decides then."""
+def volunteer_to_be_killed() -> None:
+    """When memory runs out, let the kernel take this process and those it forks before any other."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+            file.write("1000")
+    except OSError:  # no /proc here
+        return
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process below this one whose own parent ends, so that none is lost."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_children() -> None:
+    """Kill and reap all processes below this one, in whatever session they are; needs `adopt_orphans`."""
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] != 0:
+                continue
+        except ChildProcessError:
+            return
+        for child in _children():
+            os.kill(child, SIGKILL)
+        time.sleep(0.001)
+
+
+def drop_privileges(scratch: str, must_read: tuple[str, ...], own: int) -> bool:
+    """Leave root, if we are root, for user `own`; True if we are that user now, who is ours alone, so that a limit on
+    its threads counts only ours. A capability to read is kept if `must_read` needs one: Landlock decides then."""
     if os.geteuid() != 0:
         return False
-    own = FIRST_OWN_UID + os.getpid()
     capabilities = 0 if all(_world_readable(path) for path in must_read) else CAP_DAC_READ_SEARCH
     try:
         _prctl(PR_SET_KEEPCAPS, 1)
-        if scratch is not None:
-            os.chown(scratch, own, own)
+        os.chown(scratch, own, own)
         os.setgroups([])
         os.setresgid(own, own, own)
         os.setresuid(own, own, own)
@@ -70,8 +97,8 @@ def forbid_new_privileges() -> None:
 
 
 def restrict_files(readable: tuple[str, ...], scratch: str) -> None:
-    """Landlock: read below `readable`, read and write below `scratch`, nothing else; no TCP, and no signals or
-    abstract sockets to the outside, as far as the kernel's version of Landlock knows them."""
+    """Landlock: read below `readable`, read and write below `scratch` and into nowhere, nothing else; no TCP, and no
+    signals or abstract sockets to the outside, as far as the kernel's version of Landlock knows them."""
     version = _check(_libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_VERSION_FLAG))
     files = ALL_FILE_RIGHTS[min(version, 5)]
     network = NET_BIND_AND_CONNECT if version >= 4 else 0
@@ -82,6 +109,7 @@ def restrict_files(readable: tuple[str, ...], scratch: str) -> None:
     for path in readable:
         _allow(ruleset, path, (READ_FILE | READ_DIR) & files)
     _allow(ruleset, scratch, SCRATCH_RIGHTS & files)
+    _allow(ruleset, NOWHERE, NOWHERE_RIGHTS)
     _check(_libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0))
     os.close(ruleset)
 
@@ -105,6 +133,7 @@ def limit(memory_bytes: int, cpu_s: int, file_bytes: int, own_user: bool) -> Non
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: 64,
     }
     # Counts every thread of the user: of a user who is not ours alone, only a bomb should meet it.
     hard[resource.RLIMIT_NPROC] = 64 if own_user else 4096
@@ -135,6 +164,12 @@ def lift_compiling_limits() -> None:
 def _limit_softly(which: int, value: int) -> None:
     most = resource.getrlimit(which)[1]
     resource.setrlimit(which, (value if most < 0 else min(value, most), most))
+
+
+def _children() -> list[int]:
+    pid = os.getpid()
+    with open(f"/proc/{pid}/task/{pid}/children") as file:  # noqa: PTH123
+        return [int(child) for child in file.read().split()]
 
 
 def _world_readable(path: str) -> bool:

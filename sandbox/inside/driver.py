@@ -5,7 +5,7 @@ time. It sees one input at a time and never an expected output. Candidate code r
 which hold neither end of that conversation. What a candidate may send back is decided in `candidate.py`.
 """
 
-# ruff: noqa: PTH106, PTH108, PTH123
+# ruff: noqa: PTH123
 from __future__ import annotations
 
 import gc
@@ -15,7 +15,7 @@ import select
 import sys
 import time
 
-from sandbox.inside import candidate, confine
+from sandbox.inside import candidate, confine, scratch, where
 
 TYPE_CHECKING = False  # importing typing would cost every candidate milliseconds
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-SCRATCH_BYTES = 64 * 2**20
-SCRATCH_ENTRIES = 512
+ANSWER = 3
+"""The descriptor a candidate answers on, in its own process."""
 TICK_S = 0.1
-FORGOTTEN = ("sandbox", "ctypes", "_ctypes", "_socket")
+FORGOTTEN = ("sandbox", "ctypes", "_ctypes", "_socket", "faulthandler")
 """Modules a program does not find imported."""
 
 READY, COMPILED, REFUSED, BAD_FILE, ENDED, FAILED = b"R", b"C", b"X", b"S", b"T", b"F"
@@ -53,16 +53,18 @@ class Driver:
 
     def confine(self) -> None:
         """Lock this process, and so all it forks, into the tier the job names."""
+        confine.volunteer_to_be_killed()
         if self.job["tier"] == "unsafe":
+            confine.adopt_orphans()
             confine.die_with_parent()
             return
-        scratch = self.job["scratch"]
-        if self.job["tier"] == "landlock":
-            self.own_user = confine.drop_privileges(scratch, self.job["readable"])
+        directory = self.job["scratch"]
+        if confine.drop_privileges(directory, self.job["readable"], self.job["user"]):
+            self.own_user = True
         confine.die_with_parent()
         confine.forbid_new_privileges()
         if self.job["tier"] == "landlock":
-            confine.restrict_files(self.job["readable"], scratch)
+            confine.restrict_files(self.job["readable"], directory)
         confine.filter_driver()
 
     def compile_files(self) -> dict[str, CodeType]:
@@ -82,9 +84,11 @@ class Driver:
         program.bridge = self.bridge
         return program
 
-    def test(self, program: candidate.Program, data: Any) -> tuple[int, int, bytes, bytes]:
-        """Run one test: how it ended, the exit status (negative: the signal), the output, the candidate's answer."""
+    def test(self, program: candidate.Program, data: Any) -> tuple[int, int, float, bytes, bytes]:
+        """Run one test: how it ended, the exit status (negative: the signal), the CPU seconds it used, the output, the
+        candidate's answer."""
         answer_read, answer_write = os.pipe()
+        os.fchmod(answer_write, 0o200)  # opened for reading through /proc, it would let a candidate take CONFINED back
         output_read, output_write = os.pipe()
         stdin = self._stdin(data)
         pid = os.fork()
@@ -93,13 +97,14 @@ class Driver:
         for fd in (answer_write, output_write, stdin):
             os.close(fd)
         try:
-            ended, streams = self._watch(pid, {output_read: bytearray(), answer_read: bytearray()})
+            ended, output, answer = self._watch(pid, output_read, answer_read)
         finally:
             os.close(answer_read)
             os.close(output_read)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        _clear(".")
-        return ended, status, bytes(streams[output_read]), bytes(streams[answer_read])
+        _, status, usage = os.wait4(pid, 0)
+        confine.end_children()
+        scratch.clear(".")
+        return ended, os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, output, answer
 
     def _limited(self, compiling: Callable[[], T]) -> T:
         """Run the compiler as if it were a test: small programs exist that take it gigabytes or minutes."""
@@ -125,28 +130,35 @@ class Driver:
         try:
             os.dup2(stdin, 0)
             os.dup2(output, 1)
-            os.dup2(answer, 3, inheritable=False)
-            os.closerange(4, 1 << 16)
+            os.dup2(answer, ANSWER, inheritable=False)
+            os.closerange(ANSWER + 1, 1 << 16)
             confine.die_with_parent()
             memory = self.base_bytes + self.job["memory_bytes"]
-            confine.limit(memory, int(self.job["cpu_s"]) + 1, self.job["file_bytes"], self.own_user)
+            confine.limit(memory, int(self.job["cpu_s"]) + 2, self.job["file_bytes"], self.own_user)
             if self.job["tier"] != "unsafe":
                 confine.filter_candidate()
         except (OSError, ValueError) as error:
-            os.write(3, str(error).lower().encode())
+            os.write(ANSWER, str(error).lower().encode())
             os._exit(1)
-        os.write(3, candidate.CONFINED)
-        candidate.run(program, data, 3)
+        os.write(ANSWER, candidate.CONFINED)
+        try:
+            candidate.run(program, data, ANSWER)
+        except MemoryError:
+            os.write(ANSWER, candidate.OUT_OF_MEMORY)
+        finally:  # nothing that goes wrong in a candidate may go on as its driver
+            os._exit(1)
 
-    def _watch(self, pid: int, streams: dict[int, bytearray]) -> tuple[int, dict[int, bytearray]]:
-        """Drain the candidate's streams until it has ended, killing it at the first limit it passes."""
+    def _watch(self, pid: int, output: int, answer: int) -> tuple[int, bytes, bytes]:
+        """Drain the candidate's output and answer until it has ended, killing it at the first limit it passes."""
         process = os.pidfd_open(pid)
+        streams = {output: bytearray(), answer: bytearray()}
         poll = select.poll()
         for fd in (process, *streams):
             poll.register(fd, select.POLLIN)
-        deadline = time.monotonic() + self.job["wall_s"]
+        now = time.monotonic()
+        deadline, look_at = now + self.job["wall_s"], now + TICK_S
         clock = (~pid << 3) | 2  # CPU seconds of all threads of process `pid`
-        ended, alive, open_streams = BY_ITSELF, True, set(streams)
+        ended, alive, open_streams, stack = BY_ITSELF, True, set(streams), list[tuple[int, str]]()
         try:
             while alive or open_streams:
                 events = poll.poll(TICK_S * 1000)
@@ -161,13 +173,19 @@ class Driver:
                     break  # an orphan of the unsafe tier holds a stream open
                 if alive and ended == BY_ITSELF:
                     ended = self._limit_passed(clock, deadline, streams)
-                    if not events and ended == BY_ITSELF and _too_much("."):
-                        ended = OUTPUT
+                    if time.monotonic() >= look_at:  # a clock of its own: output must not put it off
+                        ended = ended or (OUTPUT if scratch.too_much(".") else BY_ITSELF)
+                        look_at = time.monotonic() + TICK_S
+                    if ended in (CPU, WALL) and answer in open_streams:
+                        stack = where.ask(pid, answer)
                     if ended != BY_ITSELF:
                         os.kill(pid, confine.SIGKILL)
         finally:
             os.close(process)
-        return ended, streams
+        said = bytes(streams[answer])
+        if ended in (CPU, WALL):
+            said = said[:1] + (candidate.WHERE + candidate.encode_place(stack) if stack else b"")
+        return ended, bytes(streams[output]), said
 
     def _drain(self, fd: int, into: bytearray) -> bool:
         chunk = os.read(fd, 1 << 16)
@@ -205,17 +223,18 @@ def main() -> None:
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         _send(tag, candidate.encode_error(error))
         return
+    where.answer_on(ANSWER)
     for name in [name for name in sys.modules if name.partition(".")[0] in FORGOTTEN]:
         del sys.modules[name]
     gc.freeze()
     _send(COMPILED)
     while (data := _receive()) is not None:
         try:
-            ended, status, output, answer = driver.test(program, data)
+            ended, status, cpu_s, output, answer = driver.test(program, data)
         except OSError as error:
             _send(FAILED, f"{type(error).__name__}: {error}".encode())
             return
-        _send(ENDED, b"%d %d %d\n" % (ended, status, len(output)), output, answer)
+        _send(ENDED, b"%d %d %d %d\n" % (ended, status, int(1e6 * cpu_s), len(output)), output, answer)
 
 
 def _compile(source: str) -> CodeType:
@@ -250,42 +269,6 @@ def _address_space_bytes() -> int:
             return int(file.read().split()[0]) * 4096
     except OSError:
         return 64 * 2**20
-
-
-def _entries(path: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            return list(entries)
-    except OSError:
-        return []
-
-
-def _too_much(path: str) -> bool:
-    count, size, todo = 0, 0, [path]
-    while todo:
-        for entry in _entries(todo.pop()):
-            count += 1
-            try:
-                size += entry.stat(follow_symlinks=False).st_size
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append(entry.path)
-            except OSError:
-                continue
-            if count > SCRATCH_ENTRIES or size > SCRATCH_BYTES:
-                return True
-    return False
-
-
-def _clear(path: str) -> None:
-    for entry in _entries(path):
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                _clear(entry.path)
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
-        except OSError:
-            continue
 
 
 if __name__ == "__main__":

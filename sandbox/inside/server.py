@@ -20,6 +20,7 @@ def main() -> None:
     """Serve one driver after the other until the service hangs up."""
     control = _socket.socket(fileno=0)
     confine.forbid_new_privileges()
+    confine.adopt_orphans()
     while True:
         _, ancillary, _, _ = control.recvmsg(1, _socket.CMSG_SPACE(2 * DESCRIPTOR_BYTES))
         if not ancillary:
@@ -52,12 +53,15 @@ def _become_driver(control: _socket.socket, given: list[int]) -> None:
 
 
 def _end(pid: int) -> int:
-    """Kill the driver and all of its session, if it still runs; its exit status (negative: the signal)."""
+    """Kill the driver and all below it, if it still runs; its exit status (negative: the signal). When this returns
+    they are gone, and nothing writes into the candidate's directory any more."""
     try:
         os.killpg(pid, confine.SIGKILL)
     except ProcessLookupError:  # it is not the leader of its session yet
         os.kill(pid, confine.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    confine.end_children()
+    return status
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ OTHER_PROCESSES: dict[str, Numbers] = {
     "process_madvise": (440, 440),
     "process_mrelease": (448, 448),
     "kcmp": (312, 272),
+    "get_robust_list": (274, 100),
     "pidfd_getfd": (438, 438),
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
@@ -43,12 +44,8 @@ OTHER_PROCESSES: dict[str, Numbers] = {
     "sched_setattr": (314, 274),
     "ioprio_set": (251, 30),
 }
-# Landlock says nothing about these.
+# Landlock says nothing about these, nor about watching a directory or writing all disks out.
 FILE_ATTRIBUTES: dict[str, Numbers] = {
-    "chmod": (90, None),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
     "chown": (92, None),
     "fchown": (93, 55),
     "lchown": (94, None),
@@ -66,6 +63,17 @@ FILE_ATTRIBUTES: dict[str, Numbers] = {
     "utimes": (235, None),
     "futimesat": (261, None),
     "utimensat": (280, 88),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
+}
+# The driver sets modes, of files that are the candidate's alone.
+MODES: dict[str, Numbers] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
 }
 KERNEL: dict[str, Numbers] = {
     "mount": (165, 40),
@@ -82,6 +90,8 @@ KERNEL: dict[str, Numbers] = {
     "fsmount": (432, 432),
     "fspick": (433, 433),
     "mount_setattr": (442, 442),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
     "bpf": (321, 280),
@@ -117,7 +127,8 @@ KERNEL: dict[str, Numbers] = {
     "modify_ldt": (154, None),
     "uselib": (134, None),
 }
-IO_URING: dict[str, Numbers] = {
+ASYNCHRONOUS_IO: dict[str, Numbers] = {
+    "io_setup": (206, 0),
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
@@ -136,23 +147,41 @@ ONE_PROCESS: dict[str, Numbers] = {
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
     "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
     "seccomp": (317, 277),
 }
+# Reserves blocks beyond a file's size, where no limit on sizes sees them. The C library then writes zeros instead.
+RESERVING: dict[str, Numbers] = {"fallocate": (285, 47)}
 CLONE: Numbers = (56, 220)
 CLONE3: Numbers = (435, 435)
 KILL: Numbers = (62, 129)
 TGKILL: Numbers = (234, 131)
 PRLIMIT64: Numbers = (302, 261)
 PRCTL: Numbers = (157, 167)
+FCNTL: Numbers = (72, 25)
+IOCTL: Numbers = (16, 29)
+SOCKETPAIR: Numbers = (53, 199)
 
 CLONE_THREAD = 0x00010000
-PR_SET_PDEATHSIG = 1
-PR_SET_SECCOMP = 22
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 4, 22
+# Whom the kernel sends a signal, and which, when a descriptor is ready: any process of the same user, SIGKILL too.
+F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15
+FIOSETOWN, SIOCSPGRP = 0x8901, 0x8902
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+AF_UNIX, SOCK_STREAM, SOCK_SEQPACKET, SOCK_TYPE_MASK = 1, 1, 5, 0xF
 
-_LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _AND, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_EPERM, _ENOSYS = _ERRNO | 1, _ERRNO | 38
-_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
+_EPERM, _ENOSYS, _EOPNOTSUPP = _ERRNO | 1, _ERRNO | 38, _ERRNO | 95
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT, _ARGUMENT_BYTES = 0, 4, 16, 8
+
+
+def number(name: str, machine: str) -> int:
+    """The number of a call that is denied somewhere here. Raises KeyError for one that is not, or not on `machine`."""
+    for group in (NETWORK, OTHER_PROCESSES, FILE_ATTRIBUTES, MODES, KERNEL, ASYNCHRONOUS_IO, ONE_PROCESS, RESERVING):
+        if name in group and (found := _pick(group[name], machine)) is not None:
+            return found
+    raise KeyError(name)
 
 
 def driver_filter(machine: str) -> bytes:
@@ -163,22 +192,27 @@ def driver_filter(machine: str) -> bytes:
     program = _preamble(machine)
     for group in (NETWORK, OTHER_PROCESSES, FILE_ATTRIBUTES, KERNEL):
         program += _deny(group, machine, _EPERM)
-    program += _deny(IO_URING, machine, _ENOSYS)
+    program += _deny(ASYNCHRONOUS_IO, machine, _ENOSYS)
     return b"".join([*program, _step(_RETURN, _ALLOW)])
 
 
 def candidate_filter(machine: str, pid: int) -> bytes:
     """What is added for the candidate, whose process id is `pid`: threads, but no new process, program or session,
     and signals and limits for itself alone."""
-    program = _preamble(machine) + _deny(ONE_PROCESS, machine, _EPERM)
+    program = _preamble(machine) + _deny(ONE_PROCESS, machine, _EPERM) + _deny(MODES, machine, _EPERM)
+    program += _deny(RESERVING, machine, _EOPNOTSUPP)
     # The C library takes ENOSYS as "use clone", whose flags a filter can read.
     program += _deny({"clone3": CLONE3}, machine, _ENOSYS)
-    program += _allow_if(CLONE, machine, [_step(_IF_ANY_BIT, CLONE_THREAD, 1, 0)])
-    program += _allow_if(KILL, machine, [_step(_IF_EQUAL, pid, 1, 0)])
-    program += _allow_if(TGKILL, machine, [_step(_IF_EQUAL, pid, 1, 0)])
-    program += _allow_if(PRLIMIT64, machine, [_step(_IF_EQUAL, 0, 2, 0), _step(_IF_EQUAL, pid, 1, 0)])
-    dangerous = [_step(_IF_EQUAL, PR_SET_PDEATHSIG, 1, 0), _step(_IF_EQUAL, PR_SET_SECCOMP, 0, 1)]
-    program += _allow_if(PRCTL, machine, dangerous)
+    program += _allow_if(CLONE, machine, [_argument(0), _step(_IF_ANY_BIT, CLONE_THREAD, 1, 0)])
+    program += _allow_if(KILL, machine, [_argument(0), *_one_of(pid)])
+    program += _allow_if(TGKILL, machine, [_argument(0), *_one_of(pid)])
+    program += _allow_if(PRLIMIT64, machine, [_argument(0), *_one_of(0, pid)])
+    program += _allow_if(PRCTL, machine, [_argument(0), *_none_of(PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP)])
+    program += _allow_if(FCNTL, machine, [_argument(1), *_none_of(F_SETOWN, F_SETSIG, F_SETOWN_EX)])
+    program += _allow_if(IOCTL, machine, [_argument(1), *_none_of(FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX)])
+    # A pair of datagram sockets sends to any other socket of the file system by name.
+    kind = [_argument(1), _step(_AND, SOCK_TYPE_MASK), *_one_of(SOCK_STREAM, SOCK_SEQPACKET)]
+    program += _allow_if(SOCKETPAIR, machine, [_argument(0), *_one_of(AF_UNIX)], kind)
     return b"".join([*program, _step(_RETURN, _ALLOW)])
 
 
@@ -199,12 +233,29 @@ def _deny(group: dict[str, Numbers], machine: str, answer: int) -> list[bytes]:
     return [step for number in numbers for step in (_step(_IF_EQUAL, number, 0, 1), _step(_RETURN, answer))]
 
 
-def _allow_if(numbers: Numbers, machine: str, tests: list[bytes]) -> list[bytes]:
-    """Allow the call if `tests` on its first argument jump over the refusal that follows them, else refuse it."""
+def _allow_if(numbers: Numbers, machine: str, *conditions: list[bytes]) -> list[bytes]:
+    """Allow the call if every condition jumps over the refusal that follows it, else refuse it."""
     number = _pick(numbers, machine)
     assert number is not None
-    body = [_step(_LOAD, _FIRST_ARGUMENT_AT), *tests, _step(_RETURN, _EPERM), _step(_RETURN, _ALLOW)]
+    refused = [step for condition in conditions for step in (*condition, _step(_RETURN, _EPERM))]
+    body = [*refused, _step(_RETURN, _ALLOW)]
     return [_step(_IF_EQUAL, number, 0, len(body)), *body]
+
+
+def _argument(index: int) -> bytes:
+    """Load the lower half of an argument: all that the kernel looks at in those that are asked for here."""
+    return _step(_LOAD, _ARGUMENTS_AT + index * _ARGUMENT_BYTES)
+
+
+def _one_of(*values: int) -> list[bytes]:
+    """Jump over the next step if what is loaded is one of `values`."""
+    return [_step(_IF_EQUAL, value, len(values) - index, 0) for index, value in enumerate(values)]
+
+
+def _none_of(*values: int) -> list[bytes]:
+    """Jump over the next step if what is loaded is none of `values`."""
+    last = len(values) - 1
+    return [_step(_IF_EQUAL, value, last - index, int(index == last)) for index, value in enumerate(values)]
 
 
 def _pick(numbers: Numbers, machine: str) -> int | None:

@@ -1,23 +1,26 @@
 """The code-execution feedback service: `POST /v1/feedback`, `GET /v1/capabilities`.
 
-The feedback protocol around a pool of sandboxes: ids, replay of repeated requests, overload. Judging is `pool.py`.
+The feedback protocol around a pool of sandboxes: ids, replay of repeated requests, overload, clients that hang up,
+the end. Judging is `pool.py`, reading bodies is `strict_json.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import marshal
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Header
+from fastapi import APIRouter, FastAPI, Header, Request
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from sandbox.attack import open_isolation
+from sandbox.attack import open_configured
 from sandbox.reference import KINDS
 from services.code_feedback.pool import JudgePool, Overloaded, Verdict
 from services.code_feedback.replay import KeyReused, Replay
+from services.code_feedback.strict_json import CLIENT_CLOSED_REQUEST, StrictRoute
 from shared.protocol import (
     Capabilities,
     Feedback,
@@ -31,8 +34,22 @@ from shared.settings import Settings
 
 VERSION = "1"
 MAX_ITEMS = 1024
+MAX_RESPONSE_CHARS = 2**20
+LAST_ANSWERS_S = 2.0
+"""How long answers may take to leave once the time to drain is over."""
 SOURCE = SourceInfo(name="code", kind="code", version=VERSION)
 DESCRIPTION = "Runs programs against the tests of their task, in a sandbox, and says in words what went wrong."
+PROBLEMS = {
+    400: "The request cannot be read.",
+    401: "The key is missing or wrong.",
+    413: "The request, or one of its texts, is too large, or has too many items.",
+    415: "The body has a content coding.",
+    422: "The body is not strict JSON, a field is wrong, or an idempotency key was used for another request.",
+    429: "Too many programs are waiting: ask again after Retry-After seconds.",
+    503: "The service is not ready: ask again after Retry-After seconds.",
+}
+
+Answer = TypeVar("Answer")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -40,17 +57,21 @@ def create_app(settings: Settings) -> FastAPI:
     tier of `settings.code_feedback.isolation` does not hold."""
     pools: list[JudgePool] = []
     checks: dict[str, Check] = {}
+    in_flight: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        isolation = await asyncio.to_thread(open_isolation, settings.code_feedback.isolation)
-        pools.append(JudgePool(isolation, settings.code_feedback))
+        isolation = await asyncio.to_thread(open_configured, settings.code_feedback)
+        pools.append(JudgePool(isolation, settings.code_feedback, fence_key=_fence_key(settings)))
         checks.clear()
         checks[f"sandbox:{isolation.tier}"] = sandbox_check  # /readyz shows the tier by this name
         try:
             yield
         finally:
-            await asyncio.to_thread(pools.pop().close)
+            pool = pools.pop()
+            if in_flight:
+                await asyncio.wait(in_flight, timeout=LAST_ANSWERS_S)
+            await asyncio.to_thread(pool.close)
 
     async def sandbox_check() -> str | None:
         return None if pools else "The sandbox is still being tried."
@@ -67,7 +88,9 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = _Metrics(app.state.registry, pools)
     replay: Replay[FeedbackResponse] = Replay()
 
-    @app.get("/v1/capabilities")
+    router = APIRouter(route_class=StrictRoute)
+
+    @router.get("/v1/capabilities")
     async def capabilities() -> Capabilities:
         """What this source can do."""
         return Capabilities(
@@ -81,31 +104,79 @@ def create_app(settings: Settings) -> FastAPI:
             max_bytes=settings.service.max_body_mb * 2**20,
         )
 
-    @app.post("/v1/feedback")
+    @router.post("/v1/feedback", responses={status: _problem(text) for status, text in PROBLEMS.items()})
     async def feedback(
-        request: FeedbackRequest, idempotency_key: Annotated[str | None, Header(max_length=200)] = None
+        http: Request,
+        request: FeedbackRequest,
+        idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
     ) -> FeedbackResponse:
-        """Judge every item. With an `Idempotency-Key`, a repeated request gets the first one's answer."""
+        """Judge every item. With an `Idempotency-Key`, a repeated request gets the first one's answer.
+
+        A client that hangs up, or closes its sending side, takes its programs with it, unless another one waits
+        under the same key.
+        """
         _check_size(request)
         if not pools:
             raise Problem(503, "Not Ready", "The sandbox is still being tried.", headers={"Retry-After": "1"})
+        pool = pools[0]
 
         async def answer() -> FeedbackResponse:
-            response = await _answer(pools[0], request)
+            response = await _answer(pool, request)
             metrics.count(response)
             return response
 
-        if idempotency_key is None:
-            return await answer()
+        digest = _digest(await http.json())
+        work = replay.once(idempotency_key, digest, answer, keep=_settled) if idempotency_key else answer()
+        handler = asyncio.current_task()
+        assert handler is not None
+        in_flight.add(handler)
+        handler.add_done_callback(in_flight.discard)
         try:
-            # A client that tries again has less time left: its deadline is no part of what it asks.
-            asked = request.model_dump_json(exclude={"deadline_s"})
-            body = hashlib.sha256(asked.encode(errors="replace")).hexdigest()
-            return await replay.once(idempotency_key, body, answer, keep=_settled)
+            return await _while_connected(http, work, pool)
         except KeyReused as error:
             raise Problem(422, "Idempotency Key Reused", str(error), field="Idempotency-Key") from error
 
+    app.include_router(router)
     return app
+
+
+def _fence_key(settings: Settings) -> bytes:
+    """A secret that only the stack knows, the same after a restart: repeats of a trajectory must read the same."""
+    stack = settings.api_key.get_secret_value() if settings.api_key is not None else ""
+    return hashlib.sha256(f"code-feedback fence\n{stack}".encode()).digest()
+
+
+async def _while_connected(http: Request, work: Coroutine[Any, Any, Answer], pool: JudgePool) -> Answer:
+    """The result of `work`, which is cancelled if the client hangs up. Cancelled itself, as it is by the server when
+    the time to drain is over, it ends with what there is."""
+    working, listening = asyncio.create_task(work), asyncio.create_task(_hang_up(http))
+    try:
+        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Problem(CLIENT_CLOSED_REQUEST, "Client Closed Request", "The client hung up.")
+        return working.result()
+    except asyncio.CancelledError:
+        pool.give_up()
+        return await working
+    finally:
+        working.cancel()
+        listening.cancel()
+
+
+async def _hang_up(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _digest(document: dict[str, Any]) -> bytes:
+    """Of what is asked. A client that tries again has less time left: its deadline is no part of it."""
+    asked = {name: value for name, value in document.items() if name != "deadline_s"}
+    return hashlib.sha256(marshal.dumps(asked, 0)).digest()
+
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/ProblemDocument"}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
 
 
 class _Metrics:
@@ -128,6 +199,11 @@ def _check_size(request: FeedbackRequest) -> None:
     if len(request.items) > MAX_ITEMS:
         detail = f"items has {len(request.items)} entries; send at most {MAX_ITEMS} at once (see /v1/capabilities)."
         raise Problem(413, "Too Many Items", detail, field="items")
+    for place, item in enumerate(request.items):
+        if len(item.response.text) > MAX_RESPONSE_CHARS:
+            field = f"items.{place}.response.text"
+            detail = f"Field '{field}' is wrong: it has more than {MAX_RESPONSE_CHARS} characters."
+            raise Problem(413, "Too Long A Response", detail, field=field)
 
 
 async def _answer(pool: JudgePool, request: FeedbackRequest) -> FeedbackResponse:

@@ -3,6 +3,7 @@
 # ruff: noqa: E501
 from __future__ import annotations
 
+import itertools
 import textwrap
 import time
 
@@ -13,8 +14,8 @@ from sandbox.confined import DeadlinePassed, Limits, SandboxFailure
 from sandbox.diagnosis import describe
 from sandbox.isolation import Isolation
 from sandbox.judge import Defaults, _Attempt, judge
-from sandbox.reference import parse_task
-from sandbox.verdicts import Verdict
+from sandbox.reference import CodeTask, parse_task
+from sandbox.verdicts import TestReport, Verdict
 from shared.errors import DataError
 from tests.sandbox.programs import DEFAULTS, RENAMED_LIBRARY, call_task, first, run, stdin_task
 
@@ -85,8 +86,8 @@ def test_bytes_that_are_no_text_are_a_wrong_answer(quick: Isolation) -> None:
     assert first(quick, "import os\nos.write(1, b'\\xff\\x00')", "", "7").verdict is Verdict.WRONG_ANSWER
 
 
-def test_judging_stops_at_the_first_failure_and_skips_the_rest(isolation: Isolation) -> None:
-    task = call_task(*[(str(i), str(i + 1)) for i in range(5)])
+def test_judging_stops_at_the_first_failure_where_the_task_says_so(isolation: Isolation) -> None:
+    task = call_task(*[(str(i), str(i + 1)) for i in range(5)], max_failures=1)
     report = run(isolation, task, "def solve(x):\n    return x + 1 if x < 2 else 0\n")
     wanted = [Verdict.PASSED] * 2 + [Verdict.WRONG_ANSWER] + [Verdict.SKIPPED] * 2
     assert [test.verdict for test in report.tests] == wanted
@@ -95,7 +96,7 @@ def test_judging_stops_at_the_first_failure_and_skips_the_rest(isolation: Isolat
 
 def test_a_function_that_passes_every_test_is_rewarded(isolation: Isolation) -> None:
     task = call_task(('[1, 2]\n"x"', '{"x": [1, 2]}'), ('[]\n"y"', '{"y": []}'))
-    report = run(isolation, task, "def solve(a, b):\n    return {b: tuple(a)}\n")
+    report = run(isolation, task, "def solve(a, b):\n    return {b: a}\n")
     assert (report.reward, describe(report)) == (1.0, "Passed all 2 tests.")
 
 
@@ -146,11 +147,6 @@ def test_a_helpful_error_of_a_support_library_names_the_candidates_line(isolatio
 )
 def test_a_function_that_gives_no_value_is_told_why(quick: Isolation, program: str, error: str) -> None:
     assert describe(run(quick, call_task(("1", "1")), program)).splitlines()[1] == error
-
-
-def test_a_hidden_test_is_judged_and_not_shown(quick: Isolation) -> None:
-    task = parse_task("code.stdin", {"tests": [{"input": "secret", "output": "answer", "public": False}]})
-    assert describe(run(quick, task, "print(input()[0])")) == "Wrong answer: passed 0 of 1 tests."
 
 
 def test_the_same_program_is_described_in_the_same_words(isolation: Isolation) -> None:
@@ -239,7 +235,7 @@ def nested_finally(depth: int) -> str:
 
 def described_as_compile_error(isolation: Isolation, program: str) -> str:
     """The sentence that says why; found at the first try."""
-    report = _Attempt(isolation, stdin_task(("", ""), time_limit_s=0.1), program, DEFAULTS, None).run()
+    report = _Attempt(isolation, stdin_task(("", ""), time_limit_s=0.1), program, DEFAULTS, None, None).run()
     assert report.reward == 0.0
     heading, _, why = describe(report).partition("\n")
     assert heading == "Compile error: no test was run."
@@ -265,3 +261,244 @@ def test_the_unsafe_tier_judges_too() -> None:
         assert first(isolation, "while True: pass", time_limit_s=0.2).verdict is Verdict.TIME_LIMIT
     finally:
         isolation.close()
+
+
+def test_judging_goes_on_for_the_feedback_until_three_tests_have_failed(isolation: Isolation) -> None:
+    task = call_task(*[(str(i), str(i + 1)) for i in range(7)])
+    report = run(isolation, task, "def solve(x):\n    return x + 1 if x in (0, 2) else 0\n")
+    assert [test.verdict for test in report.tests] == [
+        Verdict.PASSED,
+        Verdict.WRONG_ANSWER,
+        Verdict.PASSED,
+        *[Verdict.WRONG_ANSWER] * 2,
+        *[Verdict.SKIPPED] * 2,
+    ]
+    assert describe(report).splitlines()[0] == "Wrong answer: passed 2 of 7 tests, failed 3, not run 2."
+
+
+def test_loops_do_not_cost_as_many_time_limits_as_there_are_tests(quick: Isolation) -> None:
+    task = call_task(*[(str(i), "0") for i in range(6)], time_limit_s=0.2, max_failures=6)
+    report = run(quick, task, "def solve(x):\n    while True: pass\n")
+    assert [test.verdict for test in report.tests] == [Verdict.TIME_LIMIT] * 2 + [Verdict.SKIPPED] * 4
+
+
+def test_short_tests_after_a_loop_are_run(quick: Isolation) -> None:
+    task = call_task(*[(str(i), str(i)) for i in range(6)], time_limit_s=0.3)
+    report = run(quick, task, "def solve(x):\n    while not x: pass\n    return x if x != 3 else 4\n")
+    assert (report.passed, report.skipped) == (4, 0)
+    assert describe(report) == (
+        "Time limit exceeded: passed 4 of 6 tests, failed 2, not run 0.\n"
+        "The limit is 0.3 CPU seconds for a test.\n"
+        "Stopped in the loop of line 2 in solve:     while not x: pass\n"
+        "Input: 0\n"
+        "Another failure: Wrong answer.\n"
+        "Input: 3\n"
+        "Output: 4\n"
+        "Expected: 3"
+    )
+
+
+def test_the_fraction_counts_all_tests_whatever_their_order(isolation: Isolation) -> None:
+    tests = [(str(i), str(i)) for i in range(8)]
+    program = "def solve(x):\n    if x == 1: raise ValueError\n    return x if x < 6 else -1\n"
+    for ordered in (tests, tests[::-1]):
+        report = run(isolation, call_task(*ordered, reward="fraction", max_failures=1), program)
+        assert (report.reward, report.success, report.skipped) == (5 / 8, False, 0)
+    assert run(isolation, call_task(*tests, reward="fraction"), "def solve(x): return x").reward == 1.0
+
+
+def test_the_order_of_tests_does_not_matter_for_the_reward(quick: Isolation) -> None:
+    tests = [(str(i), str(i)) for i in range(5)]
+    for program in ("def solve(x): return x if x != 2 else 0", "def solve(x): return x"):
+        rewards = {run(quick, call_task(*one), program).reward for one in itertools.permutations(tests, 5)}
+        assert len(rewards) == 1
+
+
+def test_a_program_that_brings_its_sandbox_down_fails_that_test_only_by_the_fraction(
+    quick: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = confined.Confined.test
+
+    def dies(self: confined.Confined, data: object) -> confined.Raw:
+        if data == b"1":
+            raise confined.DriverDied("A sandbox ended before its work was done.")
+        return real(self, data)
+
+    monkeypatch.setattr(confined.Confined, "test", dies)
+    tests = [(str(i), str(i)) for i in range(4)]
+    report = run(quick, stdin_task(*tests, reward="fraction"), "print(input())")
+    assert report.reward == 3 / 4
+    assert "SystemError: the program brought down its sandbox" in describe(report)
+
+
+def hidden_task(kind: str, **more: object) -> CodeTask:
+    tests = [{"input": "'secret'".replace("'", '"'), "output": '"answer"', "public": False}]
+    return parse_task(kind, {"tests": tests, **more})
+
+
+@pytest.mark.parametrize(
+    ("program", "heading"),
+    [
+        ("def solve(x): return x", "Wrong answer"),
+        ("def solve(x): raise ValueError(x)", "Runtime error"),
+        ("def solve(x):\n    while x: pass", "Time limit exceeded"),
+        ("def solve(x): return bytearray(10**9)", "Memory limit exceeded"),
+    ],
+)
+def test_a_hidden_failure_names_its_class_only(quick: Isolation, program: str, heading: str) -> None:
+    report = run(quick, hidden_task("code.functional", fn_name="solve", time_limit_s=0.2), program)
+    assert describe(report) == f"{heading}: passed 0 of 1 tests."
+    assert report.tests == (TestReport(report.tests[0].verdict, public=False),)
+
+
+def test_the_assertions_of_hidden_test_code_are_not_shown(quick: Isolation) -> None:
+    reference = {"test_code": "assert f('secret') == 'answer'", "entry_point": "f", "public": False}
+    report = run(quick, parse_task("code.assert", reference), "def f(x): raise ValueError(x)")
+    assert describe(report) == "Runtime error: passed 0 of 1 tests."
+
+
+def test_public_tests_are_run_first_so_that_there_is_something_to_show(quick: Isolation) -> None:
+    tests = [{"input": str(i), "output": str(i), "public": i == 5} for i in range(6)]
+    task = parse_task("code.stdin", {"tests": tests})
+    report = run(quick, task, "x = input()\nif x == '0': 1 / 0\nprint(7)")
+    assert report.tests[5].verdict is Verdict.WRONG_ANSWER
+    assert describe(report) == (
+        "Wrong answer: passed 0 of 6 tests, failed 3, not run 3.\nInput: 5\nOutput: 7\nExpected: 5\n"
+        "Another failure on a hidden test: Runtime error."
+    )
+
+
+def test_the_tolerant_comparator_is_asked_for_by_name(quick: Isolation) -> None:
+    near, far = "print('x  0.3333333')", "print('x 0.3334')"
+    assert not run(quick, stdin_task(("", "x 0.33333333")), near).success
+    assert run(quick, stdin_task(("", "x 0.33333333"), comparator="tolerant"), near).success
+    assert not run(quick, stdin_task(("", "x 0.33333333"), comparator="tolerant"), far).success
+    third = call_task(("1", "[0.1, 2]"), comparator="tolerant")
+    assert run(quick, third, "def solve(x): return (0.1000000001, 2.0)").success
+
+
+@pytest.mark.parametrize(
+    ("program", "stop"),
+    [
+        ("x = 0\nwhile True:\n    x += 1\n    x -= 1\n    y = [x for x in range(9)]", "in the loop of line 2: while True:"),
+        ("def f():\n    for _ in iter(int, 1):\n        while id(f): sum(range(9))\nf()", "in the loop of line 2 in f:     for _ in iter(int, 1):"),
+        ("def f(n):\n    if n:\n        f(n - 1)\n        f(n - 1)\nf(99)", "in the recursion of line 1 in f: def f(n):"),
+        ("def f():\n    return sum(range(10**12))\nprint(f())", "at line 2 in f:     return sum(range(10**12))"),
+        ("import time\ntime.sleep(99)", "at line 2: time.sleep(99)"),
+    ],
+)  # fmt: skip
+def test_a_time_limit_says_where_the_program_was_in_the_same_words_each_time(
+    isolation: Isolation, program: str, stop: str
+) -> None:
+    for _ in range(3):
+        text = describe(run(isolation, stdin_task(("", "7"), time_limit_s=0.1), program))
+        assert text.splitlines()[1:3] == ["The limit is 0.1 CPU seconds for a test.", f"Stopped {stop}"]
+
+
+def test_a_memory_limit_and_an_output_limit_say_what_the_limit_was(quick: Isolation) -> None:
+    defaults = Defaults(memory_limit_mb=64, output_bytes=2**20)
+    memory = judge(quick, stdin_task(("", "")), "bytearray(10**9)", defaults)
+    assert "The limit is 64 MiB of memory." in describe(memory)
+    output = judge(quick, stdin_task(("", "")), "while True: print('x' * 1000)", defaults)
+    assert "The limit is 1 MiB of output." in describe(output)
+
+
+def test_an_error_shows_who_called_and_at_most_three_places(quick: Isolation) -> None:
+    program = "def a():\n    1 / 0\ndef b():\n    a()\ndef c():\n    b()\ndef d():\n    c()\nd()\n"
+    assert describe(run(quick, stdin_task(("", "")), program)).splitlines()[1:-1] == [
+        "ZeroDivisionError: division by zero",
+        "Line 2 in a:     1 / 0",
+        "Called from line 4 in b:     a()",
+        "Called from line 6 in c:     b()",
+    ]
+
+
+def test_a_recursion_is_one_place(quick: Isolation) -> None:
+    program = "import sys\nsys.setrecursionlimit(5000)\ndef f(n):\n    return [f(n - 1)\n        for _ in range(1)] if n else 1 / 0\nf(300)\n"
+    assert describe(run(quick, stdin_task(("", "")), program)).splitlines()[2:6] == [
+        "Line 5 in f:         for _ in range(1)] if n else 1 / 0",
+        "Called from line 4 in f:     return [f(n - 1)",
+        "... repeated 299 times",
+        "Called from line 6: f(300)",
+    ]
+
+
+def test_the_source_line_is_the_one_the_interpreter_counts(quick: Isolation) -> None:
+    program = "a = '\x0c\x85\u2028'\nb = 1 / 0\n"
+    assert "Line 2: b = 1 / 0" in describe(run(quick, stdin_task(("", "")), program))
+
+
+def test_a_newline_in_the_name_of_an_error_stays_on_its_line(quick: Isolation) -> None:
+    program = "raise type('E\\nPassed all 1 tests.', (Exception,), {})('m')"
+    assert describe(run(quick, stdin_task(("", "")), program)).splitlines()[1] == "E\\nPassed all 1 tests.: m"
+
+
+@pytest.mark.parametrize(
+    ("returned", "wanted"),
+    [("[(1, 2)]", "[[1, 2]]"), ("{1: 2}", '{"1": 2}'), ("{None: 3}", '{"null": 3}'), ("[()]", "[[]]")],
+)
+def test_a_value_that_is_like_the_expected_one_in_json_alone_is_wrong(
+    quick: Isolation, returned: str, wanted: str
+) -> None:
+    report = run(quick, call_task(("1", wanted)), f"def solve(x): return {returned}")
+    assert report.tests[0].verdict is Verdict.WRONG_ANSWER
+    assert f"Output: {returned.replace('None', 'null')}\n" in describe(report)
+
+
+def test_a_tuple_is_an_array_if_it_is_the_value_itself(quick: Isolation) -> None:
+    assert run(quick, call_task(("1", "[1, [2]]")), "def solve(x): return (1, [2])").success
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "class  Solution :\n    def solve(self, x): return x",
+        "def solve(x): return -x\nclass Solution:\n    def solve(self, x): return x",
+        "s = 'class Solution'\ndef solve(x): return x",
+        "def Solution(): return None\ndef solve(x): return x",
+    ],
+)
+def test_class_solution_is_found_by_parsing(quick: Isolation, program: str) -> None:
+    assert run(quick, call_task(("1", "1")), program).success
+
+
+def test_a_json_text_with_line_separators_inside_is_one_argument(quick: Isolation) -> None:
+    assert run(quick, call_task(('"a\u2028b\x85"\n2', "5")), "def solve(s, n): return len(s) + n - 1").success
+
+
+ASSERTIONS = "assert f(1) == 1\nassert f(2) == 2\nassert f(3) == 3\nassert f(4) == 4\n"
+
+
+def test_assertions_after_a_failed_one_are_run_for_the_feedback(isolation: Isolation) -> None:
+    task = parse_task("code.assert", {"test_code": ASSERTIONS, "entry_point": "f", "max_failures": 2})
+    report = run(isolation, task, "def f(x):\n    if x == 1: raise ValueError\n    return 2")
+    assert sorted(test.verdict for test in report.tests) == sorted(
+        [Verdict.PASSED, Verdict.RUNTIME_ERROR, Verdict.WRONG_ANSWER, Verdict.SKIPPED]
+    )
+    assert describe(report) == (
+        "Runtime error: passed 1 of 4 tests, failed 2, not run 1.\nValueError\n"
+        "Line 2 in f:     if x == 1: raise ValueError\nInput: 1\n"
+        "Another failure: Wrong answer.\nInput: 3\nOutput: 2\nExpected: assert f(3) == 3"
+    )
+
+
+def test_the_fraction_of_assertions_counts_all_of_them(quick: Isolation) -> None:
+    reference = {"test_code": ASSERTIONS, "entry_point": "f", "reward": "fraction", "time_limit_s": 0.2}
+    task = parse_task("code.assert", reference)
+    program = "import os\ndef f(x):\n    while x == 1: pass\n    if x == 2: os._exit(0)\n    return x"
+    assert run(quick, task, program).reward == 2 / 4
+    assert run(quick, task, "def f(x): return x").reward == 1.0
+
+
+def test_test_code_cannot_pass_over_a_candidate_that_was_ended(quick: Isolation) -> None:
+    tests = "try:\n    f(1)\nexcept BaseException:\n    pass\nassert True\n"
+    task = parse_task("code.assert", {"test_code": tests, "entry_point": "f", "time_limit_s": 0.2})
+    report = run(quick, task, "def f(x):\n    while x: pass")
+    assert (report.reward, report.tests[0].verdict) == (0.0, Verdict.TIME_LIMIT)
+
+
+def test_a_failure_outside_the_counted_assertions_is_a_failure(quick: Isolation) -> None:
+    tests = "assert f(1) == 1\nfor i in (2, 3):\n    assert f(i) == i\n"
+    task = parse_task("code.assert", {"test_code": tests, "entry_point": "f"})
+    assert run(quick, task, "def f(x): return x").success
+    assert not run(quick, task, "def f(x): return 1").success

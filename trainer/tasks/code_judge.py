@@ -59,7 +59,8 @@ def _judge(task: Task, text: str) -> Outcome:
     parsed = parse_task(task.kind, task.reference)
     report = _refusal(parsed, extracted.program)
     if report is None:
-        report = run(_isolation(), parsed, extracted.program, Defaults(limits.time_limit_s, limits.memory_limit_mb))
+        defaults = Defaults(limits.time_limit_s, limits.memory_limit_mb, limits.max_failures)
+        report = run(_isolation(), parsed, extracted.program, defaults)
     return Outcome(report.success, describe(report, limits.max_feedback_chars))
 
 

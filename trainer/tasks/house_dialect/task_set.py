@@ -94,6 +94,7 @@ class HouseDialect:
                 "fn_name": "solve",
                 "tests": [{"input": f"{x}\n{step}", "output": str(value), "public": True} for x, step, value in tests],
                 "time_limit_s": TIME_LIMIT_S,
+                "max_failures": 1,
             },
         )
 

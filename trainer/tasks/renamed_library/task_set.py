@@ -95,5 +95,6 @@ class RenamedLibrary:
                 "files": {"lib.py": self.library.source},
                 "tests": [{"input": str(x), "output": str(out), "public": True} for x, out in tests],
                 "time_limit_s": TIME_LIMIT_S,
+                "max_failures": 1,
             },
         )
