@@ -30,3 +30,10 @@ def test_an_experiment_can_be_planned(file: Path, tmp_path: Path) -> None:
     experiment = read_experiment(file)
     plan = make_plan(experiment, tmp_path, origin=file.name, overrides=[], only=[])
     assert len({run.name for run in plan.runs}) == len(plan.runs) > 0
+
+
+@pytest.mark.parametrize("file", sorted((RECIPES / "experiments").glob("*.toml")), ids=lambda path: path.stem)
+def test_an_experiments_person_has_a_source_to_write_to(file: Path, tmp_path: Path) -> None:
+    plan = make_plan(read_experiment(file), tmp_path, origin=file.name, overrides=[], only=[])
+    written = [run for run in plan.runs if run.critiques_per_step]
+    assert all("human" in run.settings.feedback.sources for run in written)

@@ -42,6 +42,8 @@ class Condition(Strict):
     label: str = ""
     """Heading in the report; empty: the name."""
     settings: Table = Field(default_factory=dict)
+    person: Person | None = None
+    """None: the experiment's."""
 
 
 class Arm(Strict):
@@ -58,7 +60,7 @@ class Arm(Strict):
     learning_rate_of: Name | None = None
     """Take the rate that was chosen for this other arm instead of searching."""
     person: Person | None = None
-    """None: the experiment's."""
+    """None: the condition's."""
 
 
 class SeedRow(Strict):

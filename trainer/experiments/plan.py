@@ -113,7 +113,7 @@ class _Maker:
             seed.seed,
             _variant(self._settings(name, condition, arm, layers, seed.seed), seed.variant),
             rate_from=(condition.name, arm.learning_rate_of or arm.name) if searched else None,
-            critiques_per_step=self._critiques(arm),
+            critiques_per_step=self._critiques(condition, arm),
         )
 
     def search_runs(self, arm: Arm) -> list[Run]:
@@ -143,7 +143,7 @@ class _Maker:
             settings,
             search=True,
             rate=rate,
-            critiques_per_step=self._critiques(arm),
+            critiques_per_step=self._critiques(condition, arm),
         )
 
     def _settings(self, name: str, condition: Condition, arm: Arm, layers: Sequence[Layer], seed: int) -> Settings:
@@ -159,8 +159,8 @@ class _Maker:
     def _layer(self, table: Mapping[str, Any], where: str) -> Layer:
         return Layer(dict(table), f"{where} of {self.origin}")
 
-    def _critiques(self, arm: Arm) -> int:
-        person = arm.person or self.experiment.person
+    def _critiques(self, condition: Condition, arm: Arm) -> int:
+        person = arm.person or condition.person or self.experiment.person
         return 0 if person is None else person.rollouts_per_step
 
 

@@ -97,6 +97,11 @@ def test_a_person_of_an_arm_goes_before_the_experiments(tmp_path: Path) -> None:
     assert {r.arm: r.critiques_per_step for r in found.runs} == {"vpd": 0, "grpo": 2}
 
 
+def test_a_person_of_a_condition_writes_in_that_condition_alone(tmp_path: Path) -> None:
+    found = plan(tmp_path, conditions=[{"name": "a"}, {"name": "b", "person": {"rollouts_per_step": 3}}])
+    assert {r.condition: r.critiques_per_step for r in found.runs} == {"a": 0, "b": 3}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
