@@ -502,3 +502,9 @@ def test_a_failure_outside_the_counted_assertions_is_a_failure(quick: Isolation)
     task = parse_task("code.assert", {"test_code": tests, "entry_point": "f"})
     assert run(quick, task, "def f(x): return x").success
     assert not run(quick, task, "def f(x): return 1").success
+
+
+def test_an_assert_answer_too_big_to_be_read_is_the_programs_failure_and_not_the_tasks(quick: Isolation) -> None:
+    task = parse_task("code.assert", {"test_code": "assert f(1) == 2\n", "entry_point": "f"})
+    report = run(quick, task, "def f(x): return [0] * 1_000_000\n")
+    assert report.reward == 0.0 and report.tests[0].verdict is not Verdict.PASSED

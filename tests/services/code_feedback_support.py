@@ -42,20 +42,25 @@ def block(program: str) -> str:
     return f"```python\n{program}\n```"
 
 
-def item(name: str, program: str, **reference: Any) -> dict[str, Any]:
-    """An item whose program reads 7 and is to print it."""
+def item_of(name: str, text: str, kind: str, reference: dict[str, Any]) -> dict[str, Any]:
+    """An item with response `text` to a task."""
     return {
         "trajectory_id": name,
         "group_id": "g",
         "policy_version": 0,
         "task": {
             "id": "t",
-            "kind": "code.stdin",
-            "messages": [{"role": "user", "content": "Print what you read."}],
-            "reference": ECHO | reference,
+            "kind": kind,
+            "messages": [{"role": "user", "content": "Write the program."}],
+            "reference": reference,
         },
-        "response": {"text": block(program)},
+        "response": {"text": text},
     }
+
+
+def item(name: str, program: str, **reference: Any) -> dict[str, Any]:
+    """An item whose program reads 7 and is to print it."""
+    return item_of(name, block(program), "code.stdin", ECHO | reference)
 
 
 def request(*items: dict[str, Any], deadline_s: float = 120.0) -> dict[str, Any]:

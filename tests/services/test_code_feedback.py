@@ -16,7 +16,7 @@ from services.code_feedback.app import create_app
 from services.code_feedback.pool import MAX_RETRY_AFTER_S, JudgePool, Overloaded
 from shared.protocol import Capabilities, FeedbackResponse
 from shared.settings import CodeFeedbackSettings, Settings
-from tests.services.code_feedback_support import eventually, waiting
+from tests.services.code_feedback_support import eventually, item_of, waiting
 from tests.serving import running
 
 LIBRARY = "def plus(a, b): return a + b\ndef __getattr__(n): raise AttributeError(f\"module 'lib' has no attribute {n!r}, it was renamed to 'plus'\")\n"  # noqa: E501
@@ -38,18 +38,7 @@ def url() -> Iterator[str]:
 
 
 def item(name: str, text: str, kind: str = "code.functional", **reference: Any) -> dict[str, Any]:
-    return {
-        "trajectory_id": name,
-        "group_id": "g",
-        "policy_version": 0,
-        "task": {
-            "id": "t",
-            "kind": kind,
-            "messages": [{"role": "user", "content": "Add 3."}],
-            "reference": REFERENCE | reference if kind == "code.functional" else reference,
-        },
-        "response": {"text": text},
-    }
+    return item_of(name, text, kind, REFERENCE | reference if kind == "code.functional" else reference)
 
 
 def ask(
