@@ -2,9 +2,9 @@
 
 The answer is a claim by code that may be hostile: the service compares it with an expected output which is not here.
 
-What comes back starts with CONFINED, written before any candidate code has run: without it the failure is ours. Then
-a tag and a payload: VALUE (the text of a value made of exact built-in types), DONE (a stdin program came to its end),
-ERROR (what it raised) or WHERE (the place at which its time was up).
+What comes back starts with CONFINED, on a pipe that is closed before any candidate code runs: without it the failure
+is ours. Then a tag and a payload: VALUE (the text of a value made of exact built-in types), DONE (a stdin program came
+to its end), ERROR (what it raised) or WHERE (the place at which its time was up).
 """
 
 from __future__ import annotations

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 ANSWER = 3
 """The descriptor a candidate answers on, in its own process."""
+CONFINED, CONFINED_BYTES = 4, 1000
+"""The descriptor on which it says that it is locked in, or what went wrong, in so many bytes at most. It is closed
+before any code of the candidate runs, which could else take back what was said."""
 TICK_S = 0.1
 FORGOTTEN = ("sandbox", "ctypes", "_ctypes", "_socket", "faulthandler")
 """Modules a program does not find imported."""
@@ -88,23 +91,24 @@ class Driver:
         """Run one test: how it ended, the exit status (negative: the signal), the CPU seconds it used, the output, the
         candidate's answer."""
         answer_read, answer_write = os.pipe()
-        os.fchmod(answer_write, 0o200)  # opened for reading through /proc, it would let a candidate take CONFINED back
         output_read, output_write = os.pipe()
+        confined_read, confined_write = os.pipe()
         stdin = self._stdin(data)
         pid = os.fork()
         if pid == 0:
-            self._become_candidate(program, data, stdin, output_write, answer_write)
-        for fd in (answer_write, output_write, stdin):
+            self._become_candidate(program, data, stdin, output_write, answer_write, confined_write)
+        for fd in (answer_write, output_write, confined_write, stdin):
             os.close(fd)
         try:
+            confined = _read(CONFINED_BYTES, confined_read)
             ended, output, answer = self._watch(pid, output_read, answer_read)
         finally:
-            os.close(answer_read)
-            os.close(output_read)
+            for fd in (answer_read, output_read, confined_read):
+                os.close(fd)
         _, status, usage = os.wait4(pid, 0)
         confine.end_children()
         scratch.clear(".")
-        return ended, os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, output, answer
+        return ended, os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, output, confined + answer
 
     def _limited(self, compiling: Callable[[], T]) -> T:
         """Run the compiler as if it were a test: small programs exist that take it gigabytes or minutes."""
@@ -126,21 +130,25 @@ class Driver:
         os.lseek(fd, 0, os.SEEK_SET)
         return fd
 
-    def _become_candidate(self, program: candidate.Program, data: Any, stdin: int, output: int, answer: int) -> None:
+    def _become_candidate(
+        self, program: candidate.Program, data: Any, stdin: int, output: int, answer: int, confined: int
+    ) -> None:
         try:
             os.dup2(stdin, 0)
             os.dup2(output, 1)
             os.dup2(answer, ANSWER, inheritable=False)
-            os.closerange(ANSWER + 1, 1 << 16)
+            os.dup2(confined, CONFINED, inheritable=False)
+            os.closerange(CONFINED + 1, 1 << 16)
             confine.die_with_parent()
             memory = self.base_bytes + self.job["memory_bytes"]
             confine.limit(memory, int(self.job["cpu_s"]) + 2, self.job["file_bytes"], self.own_user)
             if self.job["tier"] != "unsafe":
                 confine.filter_candidate()
         except (OSError, ValueError) as error:
-            os.write(ANSWER, str(error).lower().encode())
+            os.write(CONFINED, str(error).lower().encode())
             os._exit(1)
-        os.write(ANSWER, candidate.CONFINED)
+        os.write(CONFINED, candidate.CONFINED)
+        os.close(CONFINED)
         try:
             candidate.run(program, data, ANSWER)
         except MemoryError:
@@ -184,7 +192,7 @@ class Driver:
             os.close(process)
         said = bytes(streams[answer])
         if ended in (CPU, WALL):
-            said = said[:1] + (candidate.WHERE + candidate.encode_place(stack) if stack else b"")
+            said = candidate.WHERE + candidate.encode_place(stack) if stack else b""
         return ended, bytes(streams[output]), said
 
     def _drain(self, fd: int, into: bytearray) -> bool:
@@ -248,9 +256,9 @@ def _receive() -> Any:
     return marshal.loads(_read(int.from_bytes(header, "big")))
 
 
-def _read(count: int) -> bytes:
+def _read(count: int, fd: int = 0) -> bytes:
     parts = []
-    while count and (part := os.read(0, min(count, 1 << 20))):
+    while count and (part := os.read(fd, min(count, 1 << 20))):
         parts.append(part)
         count -= len(part)
     return b"".join(parts)

@@ -116,6 +116,13 @@ def test_no_trick_is_rewarded_in_any_tier(isolation: Isolation, name: str) -> No
     check(isolation, CALL, TRICKS[name], HONEST_CALL)
 
 
+def test_a_program_that_takes_its_confirmation_back_time_and_again_is_still_judged(isolation: Isolation) -> None:
+    """Whoever reads first would win a race for it: two hundred are run."""
+    source = TRICKS["the confirmation taken back"] + "print(7)\n"
+    for _ in range(20):
+        assert judged(isolation, stdin_task(*[("", "7")] * 10), source).reward == 1.0
+
+
 PAYLOADS = {
     "a tower": "'V' + '[' * 10 ** 6 + ']' * 10 ** 6",
     "an open tower": "'V' + '[' * 10 ** 6",
