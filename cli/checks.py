@@ -6,12 +6,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from cli.claim import require_space
 from cli.stack import SERVICES, port_is_free
+from cli.vllm_environment import NEEDED_MB, missing
+from cli.vllm_environment import require_space as require_space_for_vllm
+from services.inference.vllm import environment
 from shared.errors import VPDError
 from shared.models import resolve_model
 from shared.redis_server import find_redis_server
 from shared.settings import Settings
+
+_ASK_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -24,9 +31,10 @@ class Finding:
 
 
 def findings(settings: Settings, base_port: int) -> Iterator[Finding]:
-    """Model, tasks, sandbox, Redis, ports, disk: each with a sentence."""
+    """Model, engine, tasks, sandbox, Redis, ports, disk: each with a sentence."""
     for name, look in (
         ("model", lambda: _model(settings)),
+        ("engine", lambda: _engine(settings)),
         ("tasks", lambda: _tasks(settings)),
         ("sandbox", lambda: _sandbox(settings)),
         ("redis", lambda: str(find_redis_server())),
@@ -45,6 +53,29 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
 
 def _model(settings: Settings) -> str:
     return str(resolve_model(settings.model.path))
+
+
+def _engine(settings: Settings) -> str:
+    if settings.inference.engine != "vllm":
+        return settings.inference.engine
+    url = settings.inference.vllm.url
+    if url is not None:
+        return f"vllm at {_answering(url)}"
+    directory = missing(settings)
+    if directory is None:
+        return f"vllm with {environment.python(settings)}"
+    require_space_for_vllm(directory)
+    return f"vllm; `vpd up` installs it first, {NEEDED_MB // 1000} GB into {directory}"
+
+
+def _answering(url: str) -> str:
+    try:
+        status = httpx.get(f"{url}/health", timeout=_ASK_S, trust_env=False).status_code
+    except httpx.HTTPError as error:
+        raise VPDError(f"vLLM does not answer at {url} (inference.vllm.url): {type(error).__name__}.") from None
+    if status != 200:
+        raise VPDError(f"vLLM at {url} (inference.vllm.url) is not well: its /health answers {status}.")
+    return url
 
 
 def _tasks(settings: Settings) -> str:

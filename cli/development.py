@@ -8,17 +8,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.vllm_environment import install_alone
 from shared.errors import SettingsError
+from shared.load_settings import resolve_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test(arguments: Sequence[str], *, e2e: bool, compose: bool, slow: bool) -> int:
-    """Run pytest: the default suite on all cores, or the marked suites one test at a time. Returns its exit code."""
+def test(arguments: Sequence[str], *, e2e: bool, compose: bool, slow: bool, vllm: bool) -> int:
+    """Run pytest: the default suite on all cores, or the marked suites one test (with vLLM two files) at a time.
+
+    Returns its exit code. What the tests with vLLM need is installed first.
+    """
     _require_checkout()
-    marks = [mark for mark, asked in (("e2e", e2e), ("compose", compose), ("slow", slow)) if asked]
-    default = ["-m", "not e2e and not compose and not slow", "-n", str(_cores())]
+    suites = {"e2e": e2e, "compose": compose, "slow": slow, "vllm": vllm}
+    if vllm:
+        print(install_alone(resolve_settings([], [], {}).settings), flush=True)
+    marks = [mark for mark, asked in suites.items() if asked]
+    default = ["-m", " and ".join(f"not {mark}" for mark in suites), "-n", str(_cores())]
     chosen = ["-m", " or ".join(marks)] if marks else default
+    if marks == ["vllm"]:
+        # vLLM's start is mostly one process's imports; a file's tests share what they started.
+        chosen += ["-n", str(min(2, _cores())), "--dist", "loadfile"]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     return subprocess.call([sys.executable, "-m", "pytest", *chosen, *arguments], cwd=ROOT, env=environment)
 

@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from shared.errors import SettingsError
 from shared.models import resolve_model
 from shared.redis_server import RedisServer
 from shared.settings import Settings
+from shared.tether import tethered
 from trainer.experiments.file import read_experiment
 from trainer.experiments.plan import Plan, make_plan
 from trainer.experiments.report import write_report
@@ -147,8 +147,7 @@ class _TetheredRedis(RedisServer):
     """Dies with this process, however that dies: two servers on one append-only file would spoil it."""
 
     def command(self) -> list[str]:
-        tether = Path(__file__).with_name("tether.py")
-        return [sys.executable, "-IS", str(tether), str(os.getpid()), *super().command()]
+        return tethered(super().command())
 
 
 def _cores() -> int:

@@ -94,7 +94,7 @@ async def _run(settings: Settings, directory: RunDirectory, critiques_per_step: 
 
 async def _inference_is_ready(settings: Settings) -> None:
     async with InferenceClient(settings.inference, api_key=settings.api_key) as client:
-        await client.wait_ready(timeout_s=settings.inference.timeout_s)
+        await client.policy()
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

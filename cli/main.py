@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -40,6 +40,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="One setting, like run.steps=40; may be repeated."),
 ]
+Engine = Annotated[
+    Literal["transformers", "vllm"] | None,
+    typer.Option("--engine", help="What runs the model, as --set inference.engine=...; vllm is installed if missing."),
+]
 BasePort = Annotated[
     int, typer.Option("--base-port", min=1, max=65_000, help="Port of the first service; the others follow it.")
 ]
@@ -56,6 +60,7 @@ def options(
 def up(
     recipe: Recipes = None,
     set_: Overrides = None,
+    engine: Engine = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services up when the run is done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of this name aside and start anew.")] = False,
     base_port: BasePort = 8201,
@@ -66,7 +71,7 @@ def up(
     """
     from cli.up import up as start
 
-    resolved = _resolve(recipe, set_)
+    resolved = _resolve(recipe, [*(set_ or ()), *([f"inference.engine={engine}"] if engine else ())])
     raise typer.Exit(start(resolved, keep=keep, fresh=fresh, base_port=base_port, resume=_resume()))
 
 
@@ -159,17 +164,36 @@ def experiment(
         raise typer.Exit(code)
 
 
+@app.command(epilog="Example: `vpd install vllm`")
+def install(
+    what: Annotated[str, typer.Argument(help="`vllm`: vLLM's CPU build, in an environment of its own.")],
+    recipe: Recipes = None,
+    set_: Overrides = None,
+) -> None:
+    """Install what only some settings need, unless it is there; `vpd up` does so by itself."""
+    if what != "vllm":
+        raise SettingsError(f"vpd install takes vllm, not {what!r}.")
+    from cli.interrupts import Stopped
+    from cli.vllm_environment import install_alone
+
+    try:
+        print(install_alone(_settings(recipe, set_)))
+    except Stopped as stopped:
+        raise typer.Exit(stopped.exit_code) from None
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(
     context: typer.Context,
     e2e: Annotated[bool, typer.Option("--e2e", help="Only the tests that bring up services and train.")] = False,
     compose: Annotated[bool, typer.Option("--compose", help="Only the tests that need a Docker engine.")] = False,
     slow: Annotated[bool, typer.Option("--slow", help="Only the tests that run thousands of programs.")] = False,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Only the tests with vLLM; installs it if missing.")] = False,
 ) -> None:
     """Run the project's tests; further arguments go to pytest, like `vpd test tests/shared -k queue`."""
     from cli import development
 
-    raise typer.Exit(development.test(context.args, e2e=e2e, compose=compose, slow=slow))
+    raise typer.Exit(development.test(context.args, e2e=e2e, compose=compose, slow=slow, vllm=vllm))
 
 
 @app.command()
@@ -195,7 +219,7 @@ def show(
 
 @config.command()
 def check(recipe: Recipes = None, set_: Overrides = None, base_port: BasePort = 8201) -> None:
-    """Check the settings, and that model, tasks, sandbox, Redis, ports and disk are there for a run."""
+    """Check the settings, and that model, engine, tasks, sandbox, Redis, ports and disk are there for a run."""
     from cli.checks import findings
 
     settings = _settings(recipe, set_)

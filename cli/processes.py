@@ -10,13 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import InfrastructureError
+from shared.tether import tethered
 
 GRACE_S = 30.0
 _POLL_S = 0.05
@@ -127,11 +127,10 @@ class Supervisor:
 
     def _launch(self, spec: Spec, restarts_left: int) -> _Running:
         self._logs.mkdir(parents=True, exist_ok=True)
-        tether = [sys.executable, "-IS", str(Path(__file__).with_name("tether.py")), str(os.getpid())]
         with self.log(spec.name).open("ab") as log:
             start = log.tell()
             process = subprocess.Popen(
-                [*(tether if self._tethered else []), *spec.command],
+                tethered(spec.command) if self._tethered else spec.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -54,6 +54,7 @@ class Progress:
         self._console = console
         self._steps = steps
         self._status = ""
+        self._detail = ""
         self._step: Record = {}
         self._evaluations: list[Record] = []
         self._timings: dict[int, Record] = {}
@@ -77,11 +78,11 @@ class Progress:
         """A line that stays."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def status(self, text: str) -> None:
-        """What is being waited for; on a terminal it is redrawn in place."""
+    def status(self, text: str, detail: str = "") -> None:
+        """What is being waited for; on a terminal it is redrawn in place, with `detail` below it."""
         if text != self._status and not self._console.is_terminal and text:
             self.say(text)
-        self._status = text
+        self._status, self._detail = text, detail
 
     def update(self, records: Sequence[Record], timings: Sequence[Record] = ()) -> None:
         """Take in records of metrics.jsonl, and at least as much of timings.jsonl.
@@ -114,7 +115,8 @@ class Progress:
     def _render(self) -> RenderableType:
         elapsed = _duration(time.monotonic() - self._began)
         if not self._step:
-            return Text(f"{self._status or 'Waiting for the first step'} ({elapsed})", style="dim")
+            first = f"{self._status or 'Waiting for the first step'} ({elapsed})"
+            return Text("\n".join(filter(None, [first, self._detail])), style="dim")
         done = int(self._step.get("step", 0)) + 1
         head = Table.grid(padding=(0, 2))
         head.add_row(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from cli.interrupts import Interrupts, Stopped
 from cli.processes import Spec, Supervisor
 from cli.progress import MetricsTail, Progress, result_lines
 from cli.stack import JOBS, Plan, job_specs, plan_stack, redis_spec, require_free_ports, service_specs
+from cli.vllm_environment import install, missing
 from shared.errors import InfrastructureError, ServiceUnavailable
 from shared.load_settings import Resolved, public_settings
 from shared.models import resolve_model
@@ -43,14 +44,17 @@ def up(resolved: Resolved, *, keep: bool, fresh: bool, base_port: int, resume: s
     """
     resolve_model(resolved.settings.model.path)
     claim = Claim.of(resolved.settings)
+    plan = plan_stack(resolved, base_port=base_port, run_directory=claim.path)
+    to_install = missing(plan.settings) if "inference" in plan.ports else None
     require_space(claim.path)
     claim.take(fresh=fresh)
-    plan = plan_stack(resolved, base_port=base_port, run_directory=claim.path)
     require_free_ports(plan)
     settings_file = _write_settings(claim.path, plan.settings)
     with _session(claim, plan.settings, resume, tethered=not keep) as session:
         if plan.key_is_new and plan.settings.api_key:
             session.say(f"Key of this stack's services (VPD_API_KEY): {plan.settings.api_key.get_secret_value()}")
+        if to_install is not None:
+            install(to_install, session)
         session.start_services(plan, settings_file)
         session.train(job_specs(plan.settings, settings_file))
         if keep:
@@ -107,6 +111,12 @@ class _Session:
     def say(self, line: str) -> None:
         self.progress.say(line)
 
+    def status(self, text: str) -> None:
+        self.progress.status(text)
+
+    def check(self) -> None:
+        self.interrupts.check()
+
     def start_services(self, plan: Plan, settings_file: Path) -> None:
         """Redis first, then the services together. Raises `VPDError` if one does not become ready."""
         if plan.redis_socket is not None:
@@ -159,10 +169,10 @@ class _Session:
             self.supervisor.start(spec)
         self.services = {name: plan.url(name) for name in plan.ports}
         self._note()
-        deadline = time.monotonic() + READY_S
+        began = time.monotonic()
         waiting: dict[str, str] = dict.fromkeys(specs, "")
         while waiting:
-            self.progress.status("Starting " + ", ".join(specs))
+            self.progress.status("Starting " + ", ".join(specs), detail=_why(waiting))
             for name in list(waiting):
                 self.interrupts.check()
                 if self.supervisor.died(name):
@@ -173,16 +183,27 @@ class _Session:
                     self.say(f"{name} is ready.")
                 else:
                     waiting[name] = reason
-            if waiting and time.monotonic() > deadline:
-                name, reason = next(iter(waiting.items()))
-                log = self.supervisor.log(name)
-                raise ServiceUnavailable(f"{name} was not ready after {READY_S:.0f} s: {reason} (log: {log})")
+            for name, reason in waiting.items():
+                if time.monotonic() > began + (limit_s := ready_s(name, plan.settings)):
+                    log = self.supervisor.log(name)
+                    raise ServiceUnavailable(f"{name} was not ready after {limit_s:.0f} s: {reason} (log: {log})")
             time.sleep(_POLL_S)
 
     def _note(self) -> dict[str, int]:
         pids = self.supervisor.pids()
         self.claim.note(self.services, pids)
         return pids
+
+
+def ready_s(name: str, settings: Settings) -> float:
+    """How long the process may take until it is ready, in seconds."""
+    if name == "inference" and settings.inference.engine == "vllm":
+        return max(READY_S, settings.inference.vllm.start_timeout_s)
+    return READY_S
+
+
+def _why(waiting: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in waiting.items() if reason)
 
 
 def _write_settings(directory: Path, settings: Settings) -> Path:
@@ -211,6 +232,15 @@ def _readyz(client: httpx.Client, url: str) -> Ready:
             answer = client.get(f"{url}/readyz")
         except httpx.HTTPError as error:
             return f"no answer at {url} ({type(error).__name__})"
-        return None if answer.status_code == 200 else " ".join(answer.text.split())[:500]
+        return None if answer.status_code == 200 else _detail(answer)
 
     return ask
+
+
+def _detail(answer: httpx.Response) -> str:
+    """What a problem document says, or the beginning of any other answer."""
+    try:
+        text = str(answer.json()["detail"])
+    except (ValueError, TypeError, KeyError):
+        text = answer.text
+    return " ".join(text.split())[:500]

@@ -1,4 +1,4 @@
-"""Talking to the inference service: sample, publish a policy version, wait for one."""
+"""Talking to the inference service: sample, score, publish a policy version, wait for one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,25 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from shared.errors import DataError, ServiceUnavailable
 from shared.http_client import http_client
-from shared.protocol import PolicyPublication, PolicyState, Prompt, RolloutRequest, RolloutResponse, Sampling
+from shared.protocol import (
+    PolicyPublication,
+    PolicyState,
+    Prompt,
+    RolloutRequest,
+    RolloutResponse,
+    Sampling,
+    ScoredSequence,
+    ScoreRequest,
+    ScoreResponse,
+    ScoreSequence,
+    TransferGroup,
+    TransferInit,
+)
 from shared.settings import InferenceSettings
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
-# Every call is safe to repeat: publishing is idempotent, and a sample nobody received did nothing.
+# These calls are safe to repeat: publishing files is idempotent, and a sample nobody received did nothing.
 _AGAIN = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
@@ -52,6 +65,14 @@ class InferenceClient:
             raise self._unavailable(f"answered with other rollouts than {n} for each of {len(request.prompts)} prompts")
         return response
 
+    async def score(self, sequences: Sequence[ScoreSequence]) -> list[ScoredSequence]:
+        """Log-probs, at temperature 1, of the tokens of each sequence after its prompt, in order."""
+        request = ScoreRequest(sequences=list(sequences))
+        response = await self._ask("POST", "/v1/score", ScoreResponse, body=request)
+        if [len(one.logprobs) for one in response.sequences] != [len(one.token_ids) for one in request.sequences]:
+            raise self._unavailable("answered with other scores than one for each token")
+        return response.sequences
+
     async def policy(self, *, unlike: tuple[str | None, int] | None = None, wait_s: float = 0) -> PolicyState:
         """What is served now; with `unlike` (run id, version), as soon as it is not that, or after `wait_s` seconds
         (60 at most) as it is. `(None, 0)` is the initial model."""
@@ -61,8 +82,19 @@ class InferenceClient:
         return await self._ask("GET", "/v1/policy", PolicyState, params=params, timeout_s=self._timeout_s + wait_s)
 
     async def publish(self, publication: PolicyPublication) -> PolicyState:
-        """Serve a policy version. Raises DataError when the service refuses the checkpoint."""
-        return await self._ask("POST", "/v1/policy", PolicyState, body=publication)
+        """Serve a policy version. Raises DataError when the service refuses the weights, and ServiceUnavailable at once
+        when its canary shows that it does not serve them."""
+        # A transfer that is asked for again finds no sender.
+        again = publication.transfer is None
+        return await self._ask("POST", "/v1/policy", PolicyState, body=publication, again=again)
+
+    async def transfer_group(self) -> TransferGroup:
+        """Who takes part in a transfer of weights. Raises DataError where the engine takes none."""
+        return await self._ask("GET", "/v1/policy/transfer", TransferGroup)
+
+    async def join_transfer(self, init: TransferInit) -> None:
+        """Make the engine join a transfer of weights; for nccl, answered when the trainer has joined as well."""
+        await self._ask("POST", "/v1/policy/transfer", TransferGroup, body=init, again=False)
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return once `/readyz` says 200. Raises ServiceUnavailable with its reason after `timeout_s` seconds."""
@@ -83,8 +115,10 @@ class InferenceClient:
         body: BaseModel | None = None,
         params: dict[str, str] | None = None,
         timeout_s: float | None = None,
+        again: bool = True,
     ) -> Answer:
-        response = await self._send(method, path, body=body, params=params, timeout_s=timeout_s or self._timeout_s)
+        timeout_s = timeout_s or self._timeout_s
+        response = await self._send(method, path, body=body, params=params, timeout_s=timeout_s, again=again)
         try:
             return kind.model_validate_json(response.content)
         except ValidationError as error:
@@ -98,6 +132,7 @@ class InferenceClient:
         timeout_s: float,
         body: BaseModel | None = None,
         params: dict[str, str] | None = None,
+        again: bool = True,
     ) -> httpx.Response:
         """The successful response. Raises DataError or ServiceUnavailable."""
         clock = asyncio.get_running_loop().time
@@ -117,7 +152,7 @@ class InferenceClient:
                     return self._checked(response)
                 reason = f"cannot serve: {_detail(response)[0]}"
             pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1.5)
-            if clock() + pause_s >= deadline:
+            if not again or clock() + pause_s >= deadline:
                 raise self._unavailable(reason)
             await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")

@@ -167,12 +167,15 @@ class Capabilities(Wire):
 
 
 class Sampling(Wire):
-    """How to sample. `max_tokens` counts response tokens including the end token."""
+    """How to sample. `max_tokens` counts response tokens including the end token; with `clamp_max_tokens` it is cut to
+    what the context leaves, without, that is an error. With `ignore_end` a response goes on after its end token."""
 
     temperature: float = Field(default=1.0, ge=0, le=10)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int = Field(default=256, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
+    clamp_max_tokens: bool = False
+    ignore_end: bool = False
 
 
 class Prompt(Wire):
@@ -227,20 +230,87 @@ class RolloutResponse(Wire):
     prompts: list[PromptRollouts]
 
 
+class ScoreSequence(Wire):
+    """Tokens to score after a prompt, both as token ids."""
+
+    prompt_token_ids: list[int] = Field(min_length=1)
+    token_ids: list[int] = Field(min_length=1)
+
+
+class ScoreRequest(Wire):
+    """`POST /v1/score`: the log-probs of given tokens."""
+
+    sequences: list[ScoreSequence] = Field(min_length=1)
+
+
+class ScoredSequence(Wire):
+    """`logprobs` holds, for each of `token_ids`, the natural log of its probability at temperature 1 under policy
+    `version`."""
+
+    logprobs: list[float]
+    version: int = Field(ge=0)
+
+
+class ScoreResponse(Wire):
+    """One entry for each sequence, in order."""
+
+    sequences: list[ScoredSequence]
+
+
+class Canary(Wire):
+    """A fixed sequence with the trainer's own log-probs, at temperature 1, of its tokens after the first: what an
+    engine that really serves the published weights must give as well."""
+
+    token_ids: list[int] = Field(min_length=2)
+    logprobs: list[float] = Field(min_length=1)
+
+
+class TransferGroup(Wire):
+    """`GET /v1/policy/transfer`: which of vLLM's weight transfers the engine was started for, and by how many workers
+    it takes part; with the trainer's sender they are `world_size` + 1."""
+
+    backend: Literal["nccl", "ipc"]
+    world_size: int = Field(ge=1)
+
+
+class TransferInit(Wire):
+    """`POST /v1/policy/transfer`: make the engine's workers join the transfer, with what vLLM's
+    `/init_weight_transfer_engine` takes. For `nccl` it is answered when the trainer has joined as well."""
+
+    backend: Literal["nccl", "ipc"]
+    init: dict[str, Any]
+
+
+class WeightTransfer(Wire):
+    """Weights that travel from the trainer's GPU to the engine's while the publication is answered: `update` is what
+    vLLM's `/update_weights` takes."""
+
+    backend: Literal["nccl", "ipc"]
+    update: dict[str, Any]
+
+
 class PolicyPublication(Wire):
-    """`POST /v1/policy`: load a version. `path` is a Hugging Face model directory under the engine's policy root;
-    `sha256` is the digest of its `model.safetensors`."""
+    """`POST /v1/policy`: serve a version.
+
+    Its weights come from `path`, a Hugging Face model directory below the engine's policy root whose
+    `model.safetensors` has the digest `sha256`, or, with `adapter`, a LoRA adapter's directory whose
+    `adapter_model.safetensors` has it; or by `transfer`, and then `path` and `sha256` are None.
+    """
 
     run_id: Identifier
     version: int = Field(ge=0)
-    path: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    path: str | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    adapter: bool = False
+    transfer: WeightTransfer | None = None
+    canary: Canary | None = None
 
 
 class PolicyState(Wire):
     """`GET /v1/policy[?unlike=RUN_ID:VERSION&wait_s=S]`: what is served now; with `unlike`, answers when it differs.
 
-    `run_id` is None until a learner has published: then the engine serves the model it was started with.
+    `run_id` is None until a learner has published: then the engine serves the model it was started with. `blocked` is
+    None, or why nothing is sampled until a version is published that passes.
     """
 
     run_id: str | None = None
@@ -248,6 +318,7 @@ class PolicyState(Wire):
     sha256: str | None = None
     model: str
     max_context: int
+    blocked: str | None = None
 
 
 # ----------------------------------------------------------------------------------------------------- trajectory

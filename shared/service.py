@@ -35,12 +35,15 @@ from shared.settings import Settings
 __all__ = ["Check", "Lifespan", "Problem", "create_service", "serve"]
 
 CHECK_TIMEOUT_S = 5.0
+EXPOSITION_TIMEOUT_S = 2.0
 GRACEFUL_SHUTDOWN_S = 5
 MIB = 2**20
 
 Check = Callable[[], Awaitable[str | None]]
 """A readiness check: None is ready, else one sentence why not."""
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Exposition = Callable[[], Awaitable[bytes]]
+"""Further metrics in Prometheus' text format."""
 
 
 def create_service(
@@ -50,9 +53,14 @@ def create_service(
     version: str = "0.1.0",
     checks: Mapping[str, Check] | None = None,
     lifespan: Lifespan | None = None,
+    exposition: Exposition | None = None,
     description: str = "",
 ) -> FastAPI:
-    """Make the application of service `name`; its Prometheus registry is `app.state.registry`."""
+    """Make the application of service `name`; its Prometheus registry is `app.state.registry`.
+
+    `exposition` is awaited at every scrape before the registry is read, and what it returns is appended; where it fails
+    or takes too long, nothing is.
+    """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     app = FastAPI(
@@ -75,6 +83,7 @@ def create_service(
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     add_problem_handlers(app)
     _add_health_routes(app, checks or {})
+    _add_metrics_route(app, exposition)
     return app
 
 
@@ -163,10 +172,22 @@ def _add_health_routes(app: FastAPI, checks: Mapping[str, Check]) -> None:
         detail = " ".join(f"{name}: {reason}" for name, reason in failed.items())
         return ProblemResponse(503, "Not Ready", detail, checks=states, headers={"Retry-After": "1"})
 
+
+def _add_metrics_route(app: FastAPI, exposition: Exposition | None) -> None:
     @app.get("/metrics", tags=["health"], response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics."""
-        return Response(generate_latest(app.state.registry), media_type=CONTENT_TYPE_LATEST)
+        more = await _exposed(exposition) if exposition is not None else b""
+        return Response(generate_latest(app.state.registry) + more, media_type=CONTENT_TYPE_LATEST)
+
+
+async def _exposed(exposition: Exposition) -> bytes:
+    try:
+        async with asyncio.timeout(EXPOSITION_TIMEOUT_S):
+            return await exposition()
+    except (TimeoutError, VPDError, OSError) as error:
+        structlog.get_logger().warning("some metrics are missing", reason=str(error) or type(error).__name__)
+        return b""
 
 
 async def _reason(check: Check) -> str | None:

@@ -197,21 +197,51 @@ class LearnerSettings(Strict):
     """Torch threads; None is torch's choice."""
 
 
+class VLLMSettings(Strict):
+    """vLLM, where it is the engine."""
+
+    url: Url | None = None
+    """A vLLM server that runs elsewhere, prepared as docs/inference.md says; None: the service starts one of its own,
+    which nobody else can reach."""
+    api_key: SecretStr | None = None
+    """Bearer key of that server."""
+    python: str | None = None
+    """A Python that has vLLM; None: the environment that `vpd up --engine vllm` makes, `.venv-vllm`."""
+    arguments: list[str] = Field(default_factory=list)
+    """Further arguments of vLLM's server, such as ["--tensor-parallel-size", "2"]."""
+    kv_cache_gb: Annotated[int, Field(ge=1)] = 1
+    """Memory for keys and values, in GiB; only on a CPU."""
+    start_timeout_s: Positive = 600.0
+    """How long vLLM may take to load the model, in seconds."""
+    lora_rank: Annotated[int, Field(ge=1)] | None = None
+    """Largest rank of published LoRA adapters; None: no adapters."""
+
+
 class InferenceSettings(Strict):
     """The inference service, as its clients and as itself see it."""
 
     url: Url = "http://127.0.0.1:8201"
     """Where rollouts come from and policies are published to."""
-    engine: Literal["transformers"] = "transformers"
-    """What runs the model."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model: transformers needs nothing else, vllm is for models and loads that are worth it."""
     policy_root: str = "runs"
     """The service loads policies only from below this directory."""
+    publish: Literal["files", "nccl", "ipc"] = "files"
+    """How the trainer hands new weights over: files on a volume both see, or vLLM's transfer between GPUs (nccl) or on
+    one GPU (ipc)."""
+    canary_nats: Positive | None = None
+    """How far the engine's log-probs of a version's canary may be from the trainer's; None: 0.001 in float32, 0.25 in
+    bfloat16."""
+    max_context: Annotated[int, Field(ge=16)] | None = None
+    """Prompt and response tokens at most; None: what the model has positions for."""
     max_batch_rows: Annotated[int, Field(ge=1)] = 256
     """Sequences generated together."""
     timeout_s: Positive = 300.0
     """Deadline of one call, in seconds."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """Torch threads of the engine; None is torch's choice."""
+    vllm: VLLMSettings = Field(default_factory=VLLMSettings)
+    """Of the engine vllm."""
 
 
 class CodeFeedbackSettings(Strict):

@@ -167,7 +167,14 @@ def _phrase(kind: Any, constraints: tuple[Any, ...]) -> str:
     if get_origin(kind) is Literal:
         values = [str(value) for value in get_args(kind)]
         return values[0] if len(values) == 1 else "one of " + ", ".join(values)
-    words = {int: "an integer", float: "a number", str: "text", bool: "true or false", SecretStr: "secret text"}
+    words: dict[Any, str] = {
+        int: "an integer",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        SecretStr: "secret text",
+        list[str]: "a list of text",
+    }
     word = "none" if kind in (None, type(None)) else words.get(kind, str(kind))
     limits = [limit for constraint in constraints for limit in _limits(constraint)]
     return f"{word} {' and '.join(limits)}" if limits else word

@@ -12,11 +12,11 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
-def make_tiny_model(directory: Path, *, seed: int = 0, context: int = 128, hidden: int = 32) -> Path:
-    """Write config, weights and tokenizer of a model with random weights; the embeddings are tied."""
+def make_tiny_model(directory: Path, *, seed: int = 0, context: int = 128, hidden: int = 32, tied: bool = True) -> Path:
+    """Write config, weights and tokenizer of a model with random weights; `tied`: the output head is the embeddings."""
     import torch
 
-    model = tiny_model(seed=seed, context=context, hidden=hidden)
+    model = tiny_model(seed=seed, context=context, hidden=hidden, tied=tied)
     model.generation_config.eos_token_id = SPECIAL.index("<|end|>")
     model.generation_config.pad_token_id = SPECIAL.index("<|pad|>")
     model.to(torch.float32).save_pretrained(directory)
@@ -24,7 +24,7 @@ def make_tiny_model(directory: Path, *, seed: int = 0, context: int = 128, hidde
     return directory
 
 
-def tiny_model(*, seed: int, context: int = 128, hidden: int = 32) -> Any:
+def tiny_model(*, seed: int, context: int = 128, hidden: int = 32, tied: bool = True) -> Any:
     """The bare model of `make_tiny_model`."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -38,7 +38,7 @@ def tiny_model(*, seed: int, context: int = 128, hidden: int = 32) -> Any:
         num_key_value_heads=2,
         head_dim=hidden // 4,
         max_position_embeddings=context,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         eos_token_id=SPECIAL.index("<|end|>"),
         pad_token_id=SPECIAL.index("<|pad|>"),
         bos_token_id=None,

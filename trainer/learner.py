@@ -33,7 +33,7 @@ from trainer.diagnosis import Diagnosis
 from trainer.evaluate import Evaluator
 from trainer.optimisation import Optimizer
 from trainer.policy import Policy
-from trainer.publisher import Publisher
+from trainer.publisher import Publisher, make_transport
 from trainer.records import collapse, evaluation_record, record_at, step_record, summary, timings_record
 from trainer.run_directory import Record, RunDirectory, disk_error
 from trainer.tasks import load_tasks
@@ -81,7 +81,8 @@ class Learner:
         self.started = time.monotonic()
         self.inference = InferenceClient(settings.inference, api_key=settings.api_key)
         self.evaluator = Evaluator(settings, self.inference)
-        self.publisher = Publisher(run.path / "policy", self.inference, run.identity.run_id)
+        transport = make_transport(settings.inference, run.path / "policy", self.inference)
+        self.publisher = Publisher(transport, self.inference, run.identity.run_id)
         self.queue = TrajectoryQueue(settings.queue, run.identity.run_id, consumer="learner-0")
         self.held: dict[int, dict[str, RolloutGroup]] = {}
         self.unacknowledged: list[str] = []
@@ -124,7 +125,8 @@ class Learner:
 
     async def run(self) -> None:
         steps = self.settings.run.steps
-        await self.inference.wait_ready(timeout_s=self.settings.inference.timeout_s)
+        # Not /readyz: that of a service that is blocked changes only when a policy is published.
+        await self.inference.policy()
         await self._find_human_source()
         self._restore()
         await self._publish()
@@ -148,8 +150,11 @@ class Learner:
         while len(self.held.get(self.step, {})) < wanted:
             if self.stopping:
                 return None
-            for group in await asyncio.to_thread(self.queue.take, wanted, timeout_s=_TAKE_S):
+            taken = await asyncio.to_thread(self.queue.take, wanted, timeout_s=_TAKE_S)
+            for group in taken:
                 self._hold(group)
+            if not taken:
+                await self._publish_if_lost()
             if lost := [d for d in self.queue.dead_letters() if d.step == self.step]:
                 raise InfrastructureError(
                     f"Step {self.step} cannot be completed: group {lost[0].group_id} was given up by the queue "
@@ -161,6 +166,18 @@ class Learner:
                 log.warning("waiting for rollouts; is the collector up?", step=self.step, have=have, wanted=wanted)
         groups = self.held.pop(self.step)
         return [groups[group_id] for group_id in sorted(groups)]
+
+    async def _publish_if_lost(self) -> None:
+        """Publish the step's policy again where the service has lost it: no rollouts would come, for ever."""
+        try:
+            async with asyncio.timeout(_TAKE_S):
+                lost = not await self.publisher.serves(self.step)
+        except (TimeoutError, InfrastructureError):
+            # It does not answer: the collector, who asks it for rollouts, says so when it has been patient enough.
+            return
+        if lost:
+            log.warning("the inference service does not serve this step's policy; publishing it again", step=self.step)
+            await self.publisher.publish(self.policy, self.step)
 
     def _hold(self, group: RolloutGroup) -> None:
         if group.step < self.step:

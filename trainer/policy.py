@@ -7,6 +7,8 @@ tokens when asked, so that memory is bounded by `chunk_tokens` x vocabulary.
 from __future__ import annotations
 
 import copy
+import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +22,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shared.errors import DataError
-from shared.protocol import Message
+from shared.protocol import Canary, Message
 from shared.settings import LearnerSettings, ModelSettings
 
 _RENDERED = 4096
 """Prompts whose token ids are kept: siblings, both steps and every evaluation render the same ones."""
+_CANARY_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,18 @@ class Policy:
             parts.append(scores.per_row(self.token_logprobs(scores)))
         return torch.cat(parts)
 
+    @torch.no_grad()
+    def canary(self) -> Canary | None:
+        """A fixed sequence with this policy's log-probs of it at temperature 1; None where they are not finite.
+
+        The tokens are drawn from the vocabulary once and for all: they do not depend on the weights.
+        """
+        ids = _canary_ids(len(self.tokenizer), min(_CANARY_TOKENS, self.max_context))
+        unheated = copy.copy(self)
+        unheated.temperature = 1.0
+        logprobs = unheated.token_logprobs(unheated.score(Sequences([ids[:1]], [ids[1:]]))).tolist()
+        return Canary(token_ids=ids, logprobs=logprobs) if all(map(math.isfinite, logprobs)) else None
+
     def spans(self, *aligned: Sequences) -> Iterator[slice]:
         """Slices of rows such that each of the aligned sequences fits in `microbatch_tokens` when padded."""
         start, width = 0, 0
@@ -199,6 +214,11 @@ def over_chunks(function: Callable[[slice], Tensor], length: int, chunk: int) ->
         else:
             parts.append(checkpoint(function, part, use_reentrant=False))
     return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def _canary_ids(tokens: int, length: int) -> list[int]:
+    draw = random.Random("canary")
+    return [draw.randrange(tokens) for _ in range(length)]
 
 
 def _device(wanted: str) -> str:

@@ -20,7 +20,8 @@ from sandbox.attack import open_configured
 from sandbox.reference import KINDS
 from services.code_feedback.pool import JudgePool, Overloaded, Verdict
 from services.code_feedback.replay import KeyReused, Replay
-from services.code_feedback.strict_json import CLIENT_CLOSED_REQUEST, StrictRoute
+from services.code_feedback.strict_json import StrictRoute
+from shared.hang_up import while_connected
 from shared.protocol import (
     Capabilities,
     Feedback,
@@ -132,7 +133,7 @@ def create_app(settings: Settings) -> FastAPI:
         in_flight.add(handler)
         handler.add_done_callback(in_flight.discard)
         try:
-            return await _while_connected(http, work, pool)
+            return await _answered(http, work, pool)
         except KeyReused as error:
             raise Problem(422, "Idempotency Key Reused", str(error), field="Idempotency-Key") from error
 
@@ -146,26 +147,17 @@ def _fence_key(settings: Settings) -> bytes:
     return hashlib.sha256(f"code-feedback fence\n{stack}".encode()).digest()
 
 
-async def _while_connected(http: Request, work: Coroutine[Any, Any, Answer], pool: JudgePool) -> Answer:
+async def _answered(http: Request, work: Coroutine[Any, Any, Answer], pool: JudgePool) -> Answer:
     """The result of `work`, which is cancelled if the client hangs up. Cancelled itself, as it is by the server when
     the time to drain is over, it ends with what there is."""
-    working, listening = asyncio.create_task(work), asyncio.create_task(_hang_up(http))
+    working = asyncio.create_task(work)
     try:
-        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Problem(CLIENT_CLOSED_REQUEST, "Client Closed Request", "The client hung up.")
-        return working.result()
+        return await while_connected(http, working)
     except asyncio.CancelledError:
         pool.give_up()
         return await working
     finally:
         working.cancel()
-        listening.cancel()
-
-
-async def _hang_up(http: Request) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _digest(document: dict[str, Any]) -> bytes:

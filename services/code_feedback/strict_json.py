@@ -15,10 +15,9 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from shared.hang_up import CLIENT_CLOSED_REQUEST
 from shared.problems import MAX_FIELD_CHARS, Problem
 
-CLIENT_CLOSED_REQUEST = 499
-"""Seen by nobody but the log and the metrics: the client has hung up."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 

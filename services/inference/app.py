@@ -1,32 +1,41 @@
 """The inference service's HTTP face: native routes here, OpenAI-compatible ones in `openai_routes.py`.
 
     POST /v1/rollouts   sample: token ids, log-probs, policy versions
+    POST /v1/score      log-probs of given tokens
     GET  /v1/policy     what is served; waits for another version if asked to
     POST /v1/policy     serve a new version
 
-What computes is behind `engine.py`; this module loads neither torch nor transformers.
+What computes is behind `engine.py`; this module loads neither torch nor an engine.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
-import structlog
 from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request
 from fastapi.openapi.models import Example
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from services.inference.canary import CanaryMismatch
 from services.inference.engine import Engine, make_engine
+from services.inference.metrics import Metrics
 from services.inference.openai_routes import make_openai_router
 from services.inference.policy_store import PolicyStore
-from services.inference.sampling_requests import check_room, prompt_ids, sample
-from shared.errors import DataError, EngineFailure, VPDError
+from services.inference.sampling_requests import Requests, answered
+from services.inference.supervisor import Supervisor
+from services.inference.text import Text
+from shared.errors import DataError
 from shared.models import resolve_model
-from shared.protocol import PolicyPublication, PolicyState, RolloutRequest, RolloutResponse
-from shared.service import create_service
+from shared.protocol import (
+    PolicyPublication,
+    PolicyState,
+    RolloutRequest,
+    RolloutResponse,
+    ScoreRequest,
+    ScoreResponse,
+    TransferGroup,
+    TransferInit,
+)
+from shared.service import Problem, create_service
 from shared.settings import Settings
 
 MAX_WAIT_S = 60.0
@@ -39,6 +48,9 @@ _ROLLOUTS_EXAMPLE: dict[str, Example] = {
             "sampling": {"temperature": 1.0, "max_tokens": 32, "seed": 1},
         }
     }
+}
+_SCORE_EXAMPLE: dict[str, Example] = {
+    "two tokens": {"value": {"sequences": [{"prompt_token_ids": [9, 70, 71], "token_ids": [72, 1]}]}}
 }
 _POLICY_EXAMPLE: dict[str, Example] = {
     "version 12": {"value": {"run_id": "demo-1a2b3c", "version": 12, "path": "demo/policy/v000012", "sha256": "0" * 64}}
@@ -54,98 +66,81 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     if engine is None:
         resolve_model(settings.model.path)
         engine = make_engine(settings)
-    store = PolicyStore(settings, engine)
-    starter = _Starter(engine, store)
+    running, text, store, metrics = engine, Text(settings.model.path), PolicyStore(settings, engine), Metrics()
+    store.on_published, store.on_canary = metrics.publish_s.observe, metrics.canary_nats.set
+
+    def prepare() -> None:
+        text.load()
+        store.load_reference()
+
+    supervisor = Supervisor(running, store, prepare, metrics.restarts.inc)
     app = create_service(
         "inference",
         settings,
-        checks={"engine": starter.check},
-        lifespan=starter.lifespan,
+        checks={"engine": supervisor.check},
+        lifespan=supervisor.lifespan,
+        exposition=lambda: metrics.read(running),
         description="Samples from the policy, with token ids, log-probs and policy versions.",
     )
-    started = [Depends(starter.require)]
-    app.include_router(_native_routes(engine, store, _Metrics(app.state.registry, store)), dependencies=started)
-    app.include_router(make_openai_router(settings, engine), dependencies=started)
+    metrics.register(app.state.registry, store)
+    requests = Requests(running, text)
+    serving = [Depends(supervisor.require_serving)]
+    app.include_router(_sampling_routes(requests, store, metrics), dependencies=serving)
+    app.include_router(make_openai_router(settings, requests), dependencies=serving)
+    app.include_router(_policy_routes(store, supervisor))
     return app
 
 
-class _Starter:
-    """Starts the engine beside the server, so that `/healthz` answers while a large model loads."""
+def _sampling_routes(requests: Requests, store: PolicyStore, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["policy"])
 
-    def __init__(self, engine: Engine, store: PolicyStore) -> None:
-        self._engine = engine
-        self._store = store
-        self._starting: asyncio.Task[None] | None = None
+    @router.post("/v1/rollouts")
+    async def rollouts(
+        http: Request, request: Annotated[RolloutRequest, Body(openapi_examples=_ROLLOUTS_EXAMPLE)]
+    ) -> RolloutResponse:
+        """Sample `n` rollouts of each prompt. A client that hangs up stops its tokens."""
+        ids = requests.prompt_ids(request.prompts)
+        sampling = requests.fitted(ids, request.sampling, "sampling.max_tokens")
+        made = await answered(http, requests.sample(ids, request.n, sampling))
+        await store.require_tried()
+        metrics.count(made)
+        return RolloutResponse(prompts=made)
 
-    @asynccontextmanager
-    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        self._starting = asyncio.create_task(self._start())
-        self._starting.add_done_callback(_log_failure)
-        try:
-            yield
-        finally:
-            self._starting.cancel()
-            await self._engine.stop()
+    @router.post("/v1/score")
+    async def score(
+        http: Request, request: Annotated[ScoreRequest, Body(openapi_examples=_SCORE_EXAMPLE)]
+    ) -> ScoreResponse:
+        """Log-probs, at temperature 1, of given tokens after given prompts."""
+        scored = await answered(http, requests.score(request.sequences))
+        await store.require_tried()
+        return ScoreResponse(sequences=scored)
 
-    async def check(self) -> str | None:
-        """Why nothing can be sampled yet, or None."""
-        if self._starting is None or not self._starting.done():
-            return "The model is still being loaded."
-        error = self._starting.exception()
-        if error is None or isinstance(error, VPDError):
-            return None if error is None else str(error)
-        return f"The engine could not be started ({type(error).__name__}); the log has the reason."
-
-    async def require(self) -> None:
-        """Raises EngineFailure until the policy published last is served: what is sampled before has no version."""
-        if reason := await self.check():
-            raise EngineFailure(reason)
-
-    async def _start(self) -> None:
-        await self._engine.start()
-        await self._store.restore()
+    return router
 
 
-def _log_failure(starting: asyncio.Task[None]) -> None:
-    error = None if starting.cancelled() else starting.exception()
-    if error is not None:
-        trace = None if isinstance(error, VPDError) else error
-        structlog.get_logger("inference").error("the engine could not be started", reason=str(error), exc_info=trace)
+def _policy_routes(store: PolicyStore, supervisor: Supervisor) -> APIRouter:
+    router = APIRouter(tags=["policy"])
 
-
-class _Metrics:
-    """What `/metrics` says beside the common part."""
-
-    def __init__(self, registry: CollectorRegistry, store: PolicyStore) -> None:
-        self.rollouts = Counter("vpd_rollouts", "Rollouts sampled.", registry=registry)
-        self.tokens = Counter("vpd_response_tokens", "Response tokens sampled.", registry=registry)
-        version = Gauge("vpd_policy_version", "Policy version served.", registry=registry)
-        version.set_function(lambda: store.version)
-
-    def count(self, response: RolloutResponse) -> None:
-        rollouts = [rollout for prompt in response.prompts for rollout in prompt.rollouts]
-        self.rollouts.inc(len(rollouts))
-        self.tokens.inc(sum(len(rollout.token_ids) for rollout in rollouts))
-
-
-def _native_routes(engine: Engine, store: PolicyStore, metrics: _Metrics) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/v1/rollouts", tags=["policy"])
-    async def rollouts(request: Annotated[RolloutRequest, Body(openapi_examples=_ROLLOUTS_EXAMPLE)]) -> RolloutResponse:
-        """Sample `n` rollouts of each prompt under one policy version."""
-        ids = prompt_ids(engine, request.prompts)
-        check_room(engine, ids, request.sampling.max_tokens, "sampling.max_tokens")
-        response = RolloutResponse(prompts=await sample(engine, ids, request.n, request.sampling))
-        metrics.count(response)
-        return response
-
-    @router.post("/v1/policy", tags=["policy"])
+    @router.post("/v1/policy", dependencies=[Depends(supervisor.require_running)])
     async def publish(publication: Annotated[PolicyPublication, Body(openapi_examples=_POLICY_EXAMPLE)]) -> PolicyState:
-        """Serve a version from the next batch on; a refused one (422) leaves the old one in place."""
-        return await store.publish(publication)
+        """Serve a version from now on; a refused one (422) leaves the old one in place. One whose canary is wrong (500)
+        blocks all sampling until another passes."""
+        try:
+            return await store.publish(publication)
+        except CanaryMismatch as error:
+            raise Problem(500, "Canary Mismatch", str(error), field="canary") from error
 
-    @router.get("/v1/policy", tags=["policy"])
+    @router.get("/v1/policy/transfer", dependencies=[Depends(supervisor.require_running)])
+    async def transfer_group() -> TransferGroup:
+        """Who takes part in a transfer of weights between GPUs."""
+        return await store.transfer_group()
+
+    @router.post("/v1/policy/transfer", dependencies=[Depends(supervisor.require_running)])
+    async def join_transfer(init: TransferInit) -> TransferGroup:
+        """Make the engine's workers join a transfer of weights; a publication with `transfer` may follow."""
+        return await store.join_transfer(init)
+
+    @router.get("/v1/policy", dependencies=[Depends(supervisor.require_started)])
     async def policy(
         request: Request,
         unlike: Annotated[str | None, Query(description="RUN_ID:VERSION; `:0` is the initial model")] = None,

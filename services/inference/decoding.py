@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from services.inference.engine import FinishReason
 from shared.protocol import Sampling
+
+OnToken = Callable[[int, int, float, FinishReason | None], None]
 
 
 @dataclass
-class Sampled:
+class Response:
     """The response to one prompt: `token_ids` with the end token if there was one, a log-prob for each."""
 
     token_ids: list[int] = field(default_factory=list)
@@ -41,9 +44,14 @@ def sample(
     pad_id: int,
     generator: torch.Generator,
     cancelled: Callable[[], bool] = lambda: False,
-) -> list[Sampled]:
-    """Sample a response to each prompt (token ids, none empty); raises Cancelled when `cancelled()` turns true."""
-    results = [Sampled() for _ in prompts]
+    on_token: OnToken | None = None,
+) -> list[Response]:
+    """Sample a response to each prompt (token ids, none empty); raises Cancelled when `cancelled()` turns true.
+
+    `on_token` hears of each token as it is drawn: the prompt's index, the token, its log-prob and, with the last one,
+    why it is the last.
+    """
+    results = [Response() for _ in prompts]
     distinct = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
     place = {prompt: index for index, prompt in enumerate(distinct)}
     batch = _prefill(model, distinct, pad_id).select([place[tuple(prompt)] for prompt in prompts])
@@ -58,6 +66,9 @@ def sample(
                 results[row].token_ids.append(token)
                 results[row].logprobs.append(logprob)
                 results[row].stopped = end
+                if on_token is not None:
+                    last = step + 1 == sampling.max_tokens
+                    on_token(row, token, logprob, "stop" if end else "length" if last else None)
         live = [index for index, row in enumerate(rows) if not results[row].stopped]
         if not live or step + 1 == sampling.max_tokens:
             break

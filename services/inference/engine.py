@@ -1,14 +1,19 @@
-"""The seam between the gateway and what runs the model. Importing this loads neither torch nor an engine."""
+"""The seam between the gateway and what runs the model. Importing this loads neither torch nor an engine.
+
+An engine deals in tokens alone: text is the gateway's (`text.py`), and so is what a version means (`policy_store.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
-from shared.protocol import Message, Rollout, Sampling
+from shared.protocol import Sampling, VersionSpan, WeightTransfer
 from shared.settings import Settings
+
+FinishReason = Literal["stop", "length", "abort"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,61 @@ class EngineInfo:
     vocabulary: int
 
 
-class Engine(Protocol):
-    """Runs one model under one policy version at a time.
+@dataclass(frozen=True)
+class Sampled:
+    """A response: `token_ids` with the end token if one was sampled, a log-prob under the sampling distribution for
+    each, and the versions they were sampled under."""
 
-    `start` must have returned before anything else is called. The text methods are quick and run on the caller's
-    thread; the others are awaited.
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+    versions: list[VersionSpan]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next tokens of response `index` (prompt-major) of a stream; the last piece of each has a finish reason."""
+
+    index: int
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Log-probs, at temperature 1, of a sequence's tokens after the first, and the version that gave them."""
+
+    logprobs: list[float]
+    version: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights in a Hugging Face directory that `checkpoint.py` has checked; a LoRA adapter's if `adapter`."""
+
+    directory: Path
+    adapter: bool = False
+
+
+Weights = Checkpoint | WeightTransfer
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What an engine says of itself: requests that run and wait, the used share of keys and values (None: it has no
+    such limit), and all tokens generated since it started."""
+
+    running: int
+    waiting: int
+    kv_use: float | None
+    tokens: int
+
+
+class Engine(Protocol):
+    """Runs one model; each token it makes is of one policy version.
+
+    `start` must have returned before anything else is called. A call that is cancelled stops its tokens.
     """
 
     @property
@@ -31,36 +86,53 @@ class Engine(Protocol):
         """Limits of the loaded model."""
 
     async def start(self) -> None:
-        """Load the model that the settings name. Raises SettingsError or EngineFailure."""
+        """Serve the model that the settings name, as version 0. Raises SettingsError or EngineFailure.
+
+        Called again after `died` has returned.
+        """
+
+    async def died(self) -> str:
+        """Return only when the engine cannot serve any more and must be started again; the reason, in one sentence."""
 
     async def stop(self) -> None:
         """Give up what is running and free everything."""
 
-    def render(self, messages: Sequence[Message]) -> list[int]:
-        """Prompt token ids of a chat, up to where the assistant begins. Raises DataError if the template refuses."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a plain text."""
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
-
-    async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
-        """One rollout of each prompt, in order, with the versions they were sampled under.
-
-        A prompt that stands there several times is sampled several times. With a seed, the same prompts and the
-        same policy give the same tokens. Raises EngineFailure.
+    async def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Sampled]]:
+        """`n` responses to each prompt, in order. With a seed, the same prompts and policy give the same tokens (vLLM:
+        up to rounding, which depends on what else runs). At temperature 0 log-probs are 0. Raises EngineFailure.
         """
 
-    async def load(self, directory: Path, version: int) -> None:
-        """Serve the weights of `directory` as `version` from the next batch on.
+    def stream(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> AsyncIterator[Piece]:
+        """As `generate`, in pieces as they come. Raises EngineFailure."""
 
-        Raises DataError when the checkpoint does not fit the model, before anything is changed.
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
+        """Log-probs of the tokens of each sequence (two tokens or more) after its first. Raises EngineFailure."""
+
+    async def load(self, weights: Weights, version: int) -> None:
+        """Serve these weights as `version` from now on; what is being sampled goes on under them or ends under the old.
+
+        Raises DataError when the engine refuses them and serves the old ones still, EngineFailure when it cannot say.
         """
+
+    async def transfer_world(self) -> int:
+        """Workers that take part in a `WeightTransfer`. Raises DataError where the engine takes none, EngineFailure."""
+
+    async def join_transfer(self, init: dict[str, Any]) -> None:
+        """Make the workers join the transfer that `init` describes. Raises DataError and EngineFailure."""
+
+    async def figures(self) -> Figures:
+        """What `/metrics` shows. Raises EngineFailure."""
+
+    async def exposition(self) -> bytes:
+        """The engine's own metrics in Prometheus' text format; may be empty. Raises EngineFailure."""
 
 
 def make_engine(settings: Settings) -> Engine:
     """The engine the settings ask for."""
+    if settings.inference.engine == "vllm":
+        from services.inference.vllm.engine import VLLMEngine
+
+        return VLLMEngine(settings)
     from services.inference.transformers_engine import TransformersEngine
 
     return TransformersEngine(settings.model, settings.inference)

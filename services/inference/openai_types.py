@@ -61,6 +61,8 @@ class _Common(_Strict):
     ) = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    clamp_max_tokens: bool = False
+    """An extension: `max_tokens` past the context is cut to what is left, not refused."""
     # Accepted, because they change nothing.
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -71,13 +73,24 @@ class _Common(_Strict):
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
     @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
     def stops(self) -> list[str]:
         """The stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     def sampling(self, max_tokens: int) -> Sampling:
         """Our own way to say how to sample."""
-        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=max_tokens, seed=self.seed)
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=max_tokens,
+            seed=self.seed,
+            clamp_max_tokens=self.clamp_max_tokens,
+        )
 
 
 class ChatRequest(_Common):

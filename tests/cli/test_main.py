@@ -28,11 +28,12 @@ def model(tmp_path: Path) -> str:
     ("arguments", "words"),
     [
         ([], ["vpd up", "serve", "train", "eval", "config", "--recipe", "VPD_A__B"]),
-        (["up"], ["--keep", "--fresh", "--base-port", "--set", "Example: vpd up"]),
+        (["up"], ["--engine", "--keep", "--fresh", "--base-port", "--set", "Example: vpd up"]),
         (["serve"], ["code-feedback", "--port", "VPD_API_KEY", "Example: vpd serve"]),
         (["train"], ["--only", "Example: vpd train --recipe"]),
         (["experiment"], ["report", "--jobs", "--dry-run", "Example: vpd experiment"]),
-        (["test"], ["--e2e", "--compose", "pytest"]),
+        (["install"], ["vllm", "Example: vpd install vllm"]),
+        (["test"], ["--e2e", "--compose", "--vllm", "pytest"]),
         (["config"], ["show", "check", "docs"]),
     ],
 )

@@ -157,3 +157,15 @@ def test_the_result_of_a_collapsed_run_says_so_once(tmp_path: Path) -> None:
     lines = result_lines(summary, tmp_path)
     assert lines[1:3] == [sentence, "Note: another"]
     assert "".join(lines).count("Collapsed") == 1
+
+
+def test_why_something_is_awaited_is_redrawn_on_a_terminal_and_not_repeated_elsewhere() -> None:
+    for terminal in (True, False):
+        out = io.StringIO()
+        console = Console(file=out, width=120, force_terminal=terminal, color_system=None)
+        with Progress(console, 80) as progress:
+            progress.status("Starting inference", detail="inference: vLLM loads the model")
+            progress.status("Starting inference", detail="inference: it is warming up")
+            progress.say("redis is ready.")
+        assert ("it is warming up" in out.getvalue()) == terminal
+        assert terminal or out.getvalue() == "Starting inference\nredis is ready.\n"

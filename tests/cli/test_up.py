@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 from cli_support import environment, eventually, lives
 
+from cli.up import READY_S, ready_s
+from shared.load_settings import resolve_settings
+
 # Runs cli.up with programs of the test in place of the services and the trainer.
 STAND_IN = """
 import sys
@@ -33,6 +36,8 @@ cli.up.resolve_model = lambda path: path
 cli.up.service_specs = lambda plan, file: [spec(n, 1, 3, str(p), str(file)) for n, p in plan.ports.items()]
 cli.up.job_specs = lambda settings, file: [spec(n, 2, 0, str(Path(settings.run.dir) / settings.run.name))
                                            for n in ("collector", "learner")]
+if (programs / "stand_in.py").exists():
+    exec((programs / "stand_in.py").read_text())
 sys.argv[1:] = arguments
 from cli.main import main
 main()
@@ -55,6 +60,13 @@ with (run / "metrics.jsonl").open("a") as out:
 """
 FINISH = '(run / "summary.json").write_text(json.dumps({"accuracy_before": 0.25, "accuracy_after": 0.75}))\n'
 HANG = "time.sleep(600)\n"
+INSTALLS = """
+from shared.errors import VPDError
+def install(directory, display):
+    display.status("Installing vLLM: torch")
+    Path("installed").touch()
+cli.up.missing, cli.up.install = lambda settings: Path("there"), install
+"""
 
 
 class Stage:
@@ -169,6 +181,45 @@ def test_a_service_that_cannot_start_is_one_sentence_and_nothing_is_left(stage: 
     assert err.startswith("error: inference ended with code 1: there is no memory for the model (log: ")
     assert len(err.splitlines()) == 1
     assert "redis is ready." in out
+
+
+def test_what_vllm_lacks_is_installed_before_the_services_start(stage: Stage) -> None:
+    stage.program("stand_in", INSTALLS)
+    stage.program("inference", "import pathlib; pathlib.Path('installed').read_text()\n" + SERVICE)
+    process = stage.up("--engine", "vllm")
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert out.index("Installing vLLM: torch") < out.index("inference is ready.")
+    settings = json.loads((stage.path / "runs" / "demo" / "up.settings.json").read_text())
+    assert settings["inference"]["engine"] == "vllm"
+
+
+def test_a_vllm_that_cannot_be_installed_is_one_sentence_and_no_service_is_started(stage: Stage) -> None:
+    stage.program("stand_in", INSTALLS.replace("display.status", "raise VPDError('no space'); display.status"))
+    process = stage.up("--engine", "vllm")
+    _, err = process.communicate()
+    assert (process.returncode, err) == (1, "error: no space\n")
+    assert not list((stage.path / "runs" / "demo").glob("logs/*.log"))
+
+
+def test_a_service_that_is_never_ready_is_one_sentence_with_its_own_reason(stage: Stage) -> None:
+    stage.program("stand_in", "cli.up.ready_s = lambda name, settings: 0.0 if Path('answered').exists() else 300.0\n")
+    ready = 'self.send_response(200); self.end_headers(); self.wfile.write(b"{}")'
+    problem = """open('answered', 'w').close(); self.send_response(503); self.end_headers()
+        self.wfile.write(b'{"detail": "engine: vLLM loads the model."}')"""
+    stage.program("inference", SERVICE.replace(ready, problem))
+    process = stage.up()
+    _, err = process.communicate()
+    log = "runs/demo/logs/inference.log"
+    assert err == f"error: inference was not ready after 0 s: engine: vLLM loads the model. (log: {log})\n"
+    assert process.returncode == 1
+
+
+def test_only_inference_with_vllm_may_take_as_long_as_vllm_is_allowed_to() -> None:
+    settings = resolve_settings([], ["inference.engine=vllm", "inference.vllm.start_timeout_s=900"], {}).settings
+    assert ready_s("inference", settings) == 900
+    assert ready_s("code-feedback", settings) == READY_S
+    assert ready_s("inference", resolve_settings([], ["inference.vllm.start_timeout_s=900"], {}).settings) == READY_S
 
 
 def test_a_learner_that_fails_is_one_sentence_with_its_last_words(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,28 @@ from pathlib import Path
 import httpx
 import pytest
 from vpd_run import HEADERS, KEY, Start, Up, free_base_port
+
+TASK = {
+    "id": "add",
+    "kind": "code.functional",
+    "messages": [{"role": "user", "content": "Write solve(x) that returns x + 1."}],
+    "reference": {"fn_name": "solve", "tests": [{"input": "1", "output": "2"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def readme_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Makes the README's runs short and puts them into a directory of the test's own."""
+    directory = tmp_path_factory.mktemp("readme")
+    tasks = directory / "my_tasks.jsonl"
+    tasks.write_text("".join(json.dumps(TASK | {"id": f"add-{i}"}) + "\n" for i in range(40)))
+    return {k: v for k, v in os.environ.items() if not k.startswith("VPD_")} | {
+        "VPD_API_KEY": KEY,
+        "VPD_RUN__DIR": str(directory),
+        "VPD_RUN__STEPS": "1",
+        "VPD_EVALUATION__FINAL_TASKS": "4",
+        "TASKS": str(tasks),
+    }
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from services.inference.app import create_app
 from shared.errors import DataError, ServiceUnavailable
 from shared.inference_client import InferenceClient
-from shared.protocol import Message, PolicyPublication, PolicyState, Prompt, Sampling
+from shared.protocol import Canary, Message, PolicyPublication, PolicyState, Prompt, Sampling, ScoreSequence
 from shared.settings import InferenceSettings, ModelSettings, Settings
 from tests.serving import running
 from tests.tiny_model import tiny_model
@@ -88,6 +88,27 @@ def test_a_published_version_is_what_rollouts_come_from(service: str, root: Path
     state, versions, count = ask(service, publish_and_sample, key="sesame")
     assert (state.run_id, state.version) == ("run:1", 7)
     assert (versions, count) == ({7}, 6)
+
+
+def test_tokens_are_scored_after_their_prompts(service: str) -> None:
+    async def sample_and_score(client: InferenceClient) -> tuple[list[float], list[float]]:
+        made = await client.rollouts([HELLO], n=1, sampling=Sampling(max_tokens=6, seed=1))
+        [prompt] = made.prompts
+        [rollout] = prompt.rollouts
+        sequence = ScoreSequence(prompt_token_ids=prompt.prompt_token_ids, token_ids=rollout.token_ids)
+        first, again = await client.score([sequence, sequence])
+        assert first == again
+        return first.logprobs, rollout.logprobs
+
+    scored, sampled = ask(service, sample_and_score, key="sesame")
+    assert scored == pytest.approx(sampled, abs=1e-4)
+
+
+def test_a_version_whose_canary_is_wrong_is_unavailable_at_once(service: str, root: Path) -> None:
+    wrong = publication(root, 6).model_copy(update={"canary": Canary(token_ids=[5, 6, 7], logprobs=[-0.5, -0.5])})
+    with pytest.raises(ServiceUnavailable, match="failed: Version 6 of run run:1 is blocked"):
+        ask(service, lambda client: client.publish(wrong), key="sesame")
+    assert ask(service, lambda client: client.publish(publication(root, 6)), key="sesame").blocked is None
 
 
 def test_waiting_for_another_version_returns_the_next_one(service: str, root: Path) -> None:
@@ -166,6 +187,14 @@ def test_an_answer_of_another_shape_is_unavailable(body: str) -> None:
 
     with answering(respond) as url, pytest.raises(ServiceUnavailable, match=f"{url} answered"):
         ask(url, lambda client: client.rollouts([HELLO], n=1, sampling=Sampling()))
+
+
+def test_scores_of_another_length_are_unavailable() -> None:
+    async def respond(_: Request) -> Response:
+        return Response('{"sequences": [{"logprobs": [-1.0], "version": 0}]}')
+
+    with answering(respond) as url, pytest.raises(ServiceUnavailable, match="other scores than one for each token"):
+        ask(url, lambda client: client.score([ScoreSequence(prompt_token_ids=[9], token_ids=[1, 2])]))
 
 
 def test_a_failure_of_the_service_is_unavailable_without_a_retry() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import Gauge
 from serving import running
 
 from shared.errors import DataError, InfrastructureError, ServiceUnavailable
@@ -256,3 +258,35 @@ def test_a_served_process_logs_request_ids_as_json_and_ends_with_0_on_sigterm() 
 def test_an_error_in_the_lifespan_leaves_serve_as_it_is() -> None:
     ended = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=60)
     assert (ended.stdout, ended.stderr) == ("The store cannot be opened.\n", "")
+
+
+# ------------------------------------------------------------------------------------------------- further metrics
+
+
+def test_what_an_exposition_returns_is_appended_to_the_metrics_read_after_it() -> None:
+    async def exposition() -> bytes:
+        app.state.read.inc()
+        return b"more 1\n"
+
+    app = create_service("try", Settings(), exposition=exposition)
+    app.state.read = Gauge("vpd_read", "Read.", registry=app.state.registry)
+    with running(app) as url:
+        text = httpx.get(f"{url}/metrics").text
+    assert "vpd_read 1.0" in text and text.endswith("\nmore 1\n")
+
+
+@pytest.mark.parametrize("error", [InfrastructureError("gone"), OSError("gone"), None])
+def test_an_exposition_that_fails_or_hangs_leaves_the_rest(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    monkeypatch.setattr("shared.service.EXPOSITION_TIMEOUT_S", 0.05)
+
+    async def exposition() -> bytes:
+        if error is not None:
+            raise error
+        await asyncio.Event().wait()
+        return b""
+
+    with running(create_service("try", Settings(), exposition=exposition)) as url:
+        answer = httpx.get(f"{url}/metrics")
+    assert answer.status_code == 200 and "process_cpu_seconds_total" in answer.text

@@ -8,8 +8,14 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 PR_SET_PDEATHSIG = 1
+
+
+def tethered(command: Sequence[str]) -> list[str]:
+    """`command` as this process must start it, so that the kernel kills it when this process dies, however it dies."""
+    return [sys.executable, "-IS", os.path.abspath(__file__), str(os.getpid()), *command]  # noqa: PTH100
 
 
 def main(arguments: list[str]) -> None:

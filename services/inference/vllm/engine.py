@@ -1,0 +1,453 @@
+"""The engine over vLLM: tokens, log-probs and the version of each token, and new weights without a restart.
+
+Every load of weights is stamped with a name that vLLM puts on each token made from then on. An answer whose stamp this
+engine did not give, in this life of the server, is no answer: stale weights cannot pass for new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.inference.engine import Checkpoint, EngineInfo, Figures, Piece, Sampled, Scored, Weights
+from services.inference.model_files import model_directory, read_json
+from services.inference.vllm.client import Json, VLLMClient
+from services.inference.vllm.environment import python
+from services.inference.vllm.server import VLLMServer
+from shared.errors import DataError, EngineFailure, SettingsError
+from shared.protocol import Sampling, VersionSpan, WeightTransfer
+from shared.settings import Settings
+
+T = TypeVar("T")
+
+BASE_MODEL = "policy"
+_POLL_S = 1.0
+_PATIENCE = 30
+"""Polls without an answer after which a server counts as hung."""
+_DEAD = 503
+_HOTTEST = 2.0
+_FRESH = "default"
+"""What vLLM calls the weights it was started with."""
+_FOREIGN = "vLLM answered under weights that this service did not load"
+
+
+class VLLMEngine:
+    """One vLLM server: a child of this process, or the one at `inference.vllm.url`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._directory = Path()
+        self._python = python(settings) if settings.inference.vllm.url is None else None
+        self._info: EngineInfo | None = None
+        self._server: VLLMServer | None = None
+        self._client: VLLMClient | None = None
+        self._versions: dict[str, int] = {}
+        self._adapter: str | None = None
+        self._unusable: str | None = None
+        self._loading = asyncio.Lock()
+
+    # ------------------------------------------------------------------------------------------------- its life
+
+    @property
+    def info(self) -> EngineInfo:
+        """Limits of the loaded model."""
+        if self._info is None:
+            raise EngineFailure("The model is still being loaded.")
+        return self._info
+
+    async def start(self) -> None:
+        """Start the server, or find the one that runs, and stamp its weights as version 0."""
+        await self.stop()
+        self._directory = await asyncio.to_thread(model_directory, self._settings.model.path)
+        self._versions, self._adapter, self._unusable = {}, None, None
+        if self._python is None:
+            await self._find()
+        else:
+            self._server = VLLMServer(self._settings, self._python, self._directory)
+            self._client = VLLMClient(socket=self._server.socket)
+            await self._server.start(self._client)
+        context = await self._there.max_context()
+        self._info = EngineInfo(max_context=context, vocabulary=_vocabulary(self._directory))
+        await self._try_out()
+        if self._server is None and await self._there.stamped() != _FRESH:
+            # Who published there last is not known.
+            await self._load_checkpoint(Checkpoint(self._directory), 0)
+        else:
+            await self._stamp(0)
+
+    async def died(self) -> str:
+        """Return when the server is gone, hung, or serves weights that this engine did not load."""
+        ended = asyncio.create_task(self._end_of_server())
+        unanswered = 0
+        try:
+            while not ended.done():
+                await asyncio.wait((ended,), timeout=_POLL_S)
+                status = await self._there.health()
+                unanswered = unanswered + 1 if status is None else 0
+                if reason := await self._fault(status, unanswered):
+                    self.give_up(reason)
+                    return reason
+            return f"vLLM {ended.result()}"
+        except EngineFailure as error:
+            return str(error)
+        finally:
+            ended.cancel()
+
+    async def _end_of_server(self) -> str:
+        if self._server is not None:
+            return await self._server.ended()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def stop(self) -> None:
+        """End the child, if there is one, and the connections."""
+        client, server, self._client, self._server = self._client, self._server, None, None
+        if client is not None:
+            await client.aclose()
+        if server is not None:
+            await server.stop()
+
+    # ------------------------------------------------------------------------------------------------- sampling
+
+    async def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Sampled]]:
+        """`n` responses to each prompt, in order."""
+        _check(sampling)
+        most = self._settings.inference.max_batch_rows
+        parts = [(index, start, min(most, n - start)) for index in range(len(prompts)) for start in range(0, n, most)]
+        made = await _together(
+            [self._generate(prompts[index], _of_part(sampling, index, start), count) for index, start, count in parts]
+        )
+        responses: list[list[Sampled]] = [[] for _ in prompts]
+        for (index, _, _), some in zip(parts, made, strict=True):
+            responses[index] += some
+        return responses
+
+    async def _generate(self, prompt: Sequence[int], sampling: Sampling, n: int) -> list[Sampled]:
+        greedy = sampling.temperature == 0
+        adapter = self._adapter
+        answer = await self._there.generate(_request(prompt, sampling, 1 if greedy else n, adapter or BASE_MODEL))
+        choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+        return [self._sampled(choice, adapter, greedy) for choice in choices] * (n if greedy else 1)
+
+    async def stream(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> AsyncIterator[Piece]:
+        """As `generate`, in pieces as they come."""
+        _check(sampling)
+        pieces: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
+
+        async def follow(index: int, prompt: Sequence[int]) -> None:
+            try:
+                async for piece in self._stream(index, prompt, n, sampling):
+                    pieces.put_nowait(piece)
+                pieces.put_nowait(None)
+            except Exception as error:  # noqa: BLE001
+                pieces.put_nowait(error)
+
+        tasks = [asyncio.create_task(follow(index, prompt)) for index, prompt in enumerate(prompts)]
+        try:
+            left = len(tasks)
+            while left:
+                piece = await pieces.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                if piece is None:
+                    left -= 1
+                else:
+                    yield piece
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _stream(self, index: int, prompt: Sequence[int], n: int, sampling: Sampling) -> AsyncIterator[Piece]:
+        greedy, adapter = sampling.temperature == 0, self._adapter
+        count = 1 if greedy else n
+        request = _request(prompt, _of_part(sampling, index, 0), count, adapter or BASE_MODEL)
+        async for chunk in self._there.stream(request):
+            for choice in chunk["choices"]:
+                reason = choice["finish_reason"]
+                if reason is not None:
+                    self._spans(choice, adapter)
+                logprobs = _logprobs(choice, greedy)
+                for copy in range(n if greedy else 1):
+                    place = index * n + (copy if greedy else int(choice["index"]))
+                    yield Piece(place, list(choice["token_ids"] or ()), logprobs, reason)
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
+        """Log-probs, at temperature 1, of the tokens of each sequence after its first."""
+        # With adapters, vLLM on a CPU dies of a request for the log-probs of a prompt.
+        stepwise = self._settings.inference.vllm.lora_rank is not None
+        one = self._score_stepwise if stepwise else self._score
+        return await _together([one(list(sequence)) for sequence in sequences])
+
+    async def _score(self, ids: list[int]) -> Scored:
+        # One more token than the prompt: the last position of a full context is scored as if it were sampled.
+        full = len(ids) >= self.info.max_context
+        parameters: Json = {"max_tokens": 1, "logprobs": 0, "prompt_logprobs": 0, "temperature": 1.0}
+        if full:
+            parameters |= _asking_for(ids[-1])
+        body = {"token_ids": ids[:-1] if full else ids, "model": BASE_MODEL, "sampling_params": parameters}
+        answer = await self._there.generate(body)
+        choice = answer["choices"][0]
+        inside = zip(ids[1:], answer["prompt_logprobs"][1:], strict=False)
+        logprobs = [float(entry[str(token)]["logprob"]) for token, entry in inside]
+        if full:
+            logprobs.append(_logprob_of(choice, ids[-1]))
+        return Scored(logprobs, self._spans(choice, None)[0].version)
+
+    async def _score_stepwise(self, ids: list[int]) -> Scored:
+        adapter = self._adapter
+
+        async def last(prefix: list[int], token: int) -> tuple[float, int]:
+            parameters = {"max_tokens": 1, "temperature": 1.0, **_asking_for(token)}
+            body = {"token_ids": prefix, "model": adapter or BASE_MODEL, "sampling_params": parameters}
+            choice = (await self._there.generate(body))["choices"][0]
+            return _logprob_of(choice, token), self._spans(choice, adapter)[0].version
+
+        steps = await _together([last(ids[:end], ids[end]) for end in range(1, len(ids))])
+        return Scored([logprob for logprob, _ in steps], min(version for _, version in steps))
+
+    # -------------------------------------------------------------------------------------------------- weights
+
+    async def load(self, weights: Weights, version: int) -> None:
+        """Serve these weights as `version`; what is being sampled goes on under them."""
+        async with self._loading:
+            if isinstance(weights, WeightTransfer):
+                await self._receive(weights, version)
+            elif weights.adapter:
+                await self._load_adapter(weights.directory, version)
+            else:
+                await self._load_checkpoint(weights, version)
+
+    async def transfer_world(self) -> int:
+        """Workers that take part in a transfer of weights."""
+        return await self._there.world_size()
+
+    async def join_transfer(self, init: Json) -> None:
+        """Make the workers join a transfer of weights; for nccl, returns when the trainer has joined as well."""
+        await self._there.transfer("init_weight_transfer_engine", {"init_info": init})
+
+    async def _load_checkpoint(self, checkpoint: Checkpoint, version: int) -> None:
+        directory = str(checkpoint.directory)
+        results = await self._there.call_workers("read_checkpoint", directory)
+        if errors := [result["error"] for result in results if "error" in result]:
+            raise DataError(f"The checkpoint is refused: vLLM cannot read it: {errors[0]}", field="path")
+        await self._there.pause()
+        async with self._all_or_nothing():
+            await self._there.call_workers("swap_weights")
+            await self._stamp(version)
+        self._adapter = None
+        await self._there.resume()
+
+    async def _receive(self, transfer: WeightTransfer, version: int) -> None:
+        await self._there.pause()
+        async with self._all_or_nothing():
+            await self._there.transfer("start_weight_update")
+            await self._there.transfer("update_weights", {"update_info": transfer.update})
+            await self._there.transfer("finish_weight_update", {"weight_version": self._new_stamp(version)})
+        self._adapter = None
+        await self._there.resume()
+
+    async def _load_adapter(self, directory: Path, version: int) -> None:
+        name, before = f"{BASE_MODEL}-v{version}-{secrets.token_hex(4)}", self._adapter
+        await self._there.load_adapter(name, directory)
+        self._versions[name] = version
+        self._adapter = name
+        if before is not None:
+            # Requests that run under it keep their copy.
+            await self._there.unload_adapter(before)
+
+    def _all_or_nothing(self) -> _AllOrNothing:
+        return _AllOrNothing(self)
+
+    def give_up(self, reason: str) -> None:
+        """The server's weights are in pieces: it must not answer any more."""
+        self._unusable = reason
+        if self._server is not None:
+            self._server.kill()
+
+    async def _stamp(self, version: int) -> None:
+        await self._there.stamp(self._new_stamp(version))
+
+    def _new_stamp(self, version: int) -> str:
+        stamp = f"{version}-{secrets.token_hex(8)}"
+        self._versions[stamp] = version
+        return stamp
+
+    # -------------------------------------------------------------------------------------------------- figures
+
+    async def figures(self) -> Figures:
+        """What vLLM's own metrics say, summed over its engines."""
+        sums: dict[str, float] = {}
+        for family in text_string_to_metric_families((await self._there.metrics()).decode()):
+            for sample in family.samples:
+                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+        return Figures(
+            running=int(sums.get("vllm:num_requests_running", 0)),
+            waiting=int(sums.get("vllm:num_requests_waiting", 0)),
+            kv_use=sums.get("vllm:kv_cache_usage_perc"),
+            tokens=int(sums.get("vllm:generation_tokens_total", 0)),
+        )
+
+    async def exposition(self) -> bytes:
+        """vLLM's own metrics, without those of its Python process."""
+        lines = (await self._there.metrics()).splitlines(keepends=True)
+        return b"".join(line for line in lines if line.startswith((b"vllm:", b"# HELP vllm:", b"# TYPE vllm:")))
+
+    # ------------------------------------------------------------------------------------------------ inside it
+
+    @property
+    def _there(self) -> VLLMClient:
+        if self._client is None or self._unusable is not None:
+            raise EngineFailure(self._unusable or "vLLM is not running.")
+        return self._client
+
+    async def _find(self) -> None:
+        settings = self._settings.inference.vllm
+        assert settings.url is not None
+        self._client = VLLMClient(url=settings.url, api_key=settings.api_key)
+        try:
+            async with asyncio.timeout(settings.start_timeout_s):
+                while await self._client.health() != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL_S)
+                # It may have been left in the midst of a publication.
+                await self._client.resume()
+        except TimeoutError as error:
+            raise EngineFailure(
+                f"The vLLM server at {settings.url} was not healthy within {settings.start_timeout_s:g} s."
+            ) from error
+
+    async def _try_out(self) -> None:
+        """Sample one token: some models load and then cannot run, some servers are not prepared as they must be."""
+        parameters = {"max_tokens": 1, "temperature": 1.0, "logprobs": 0, "allowed_token_ids": [0]}
+        try:
+            answer = await self._there.generate({"token_ids": [0], "sampling_params": parameters})
+            prepared = await self._there.call_workers("read_checkpoint", "/nonexistent")
+        except EngineFailure as error:
+            if self._server is None:
+                raise SettingsError(f"{error} Start the server at inference.vllm.url as {_PREPARED}.") from error
+            raise EngineFailure(f"vLLM {await self._server.ended()}") from error
+        processed = _logprobs(answer["choices"][0], greedy=False) == [0.0]
+        if not processed or not all("error" in result for result in prepared):
+            raise SettingsError(f"The vLLM server at inference.vllm.url must be started as {_PREPARED}.")
+
+    async def _fault(self, status: int | None, unanswered: int) -> str | None:
+        if status == _DEAD:
+            return "vLLM's engine process is dead."
+        if unanswered >= _PATIENCE:
+            return "vLLM does not answer any more."
+        alone = self._server is None and not self._loading.locked()
+        if alone and status == 200 and await self._there.stamped() not in self._versions:
+            return "The vLLM server was started again, or somebody else changed its weights."
+        return None
+
+    def _sampled(self, choice: Json, adapter: str | None, greedy: bool) -> Sampled:
+        reason = choice["finish_reason"]
+        if reason not in ("stop", "length", "abort"):
+            raise EngineFailure(f"vLLM gave a response up ({reason}).")
+        return Sampled(list(choice["token_ids"]), _logprobs(choice, greedy), reason, self._spans(choice, adapter))
+
+    def _spans(self, choice: Json, adapter: str | None) -> list[VersionSpan]:
+        """Which version made which tokens. Raises EngineFailure for weights that this engine did not load."""
+        spans = []
+        for span in choice["weight_versions"] or ():
+            stamp = adapter if adapter is not None else span["version"]
+            if span["version"] not in self._versions or stamp not in self._versions:
+                self.give_up("vLLM answered under weights that this service did not load.")
+                raise EngineFailure(
+                    "vLLM answered under weights that this service did not load; asking again may help."
+                )
+            spans.append(VersionSpan(version=self._versions[stamp], start=span["start"], end=span["end"]))
+        return spans
+
+
+class _AllOrNothing:
+    """Whatever fails inside leaves vLLM with weights of which nobody knows: its end."""
+
+    def __init__(self, engine: VLLMEngine) -> None:
+        self._engine = engine
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            return
+        self._engine.give_up(f"vLLM failed while it took new weights ({error}).")
+        if isinstance(error, DataError):
+            raise EngineFailure(f"vLLM failed while it took new weights ({error}); it is started again.") from error
+
+
+_PREPARED = (
+    "docs/inference.md says: VLLM_SERVER_DEV_MODE=1, --enable-scale-out, --logprobs-mode processed_logprobs and the "
+    "worker extension"
+)
+
+
+def _vocabulary(directory: Path) -> int:
+    """How many token ids the model has. Raises SettingsError when its config.json does not say."""
+    config = read_json(directory, "config.json")
+    size = (config.get("text_config") or config).get("vocab_size")
+    if not isinstance(size, int):
+        raise SettingsError(f"model.path: the config.json of {directory} does not give the vocab_size.")
+    return size
+
+
+def _check(sampling: Sampling) -> None:
+    if sampling.temperature > _HOTTEST:
+        raise DataError(
+            f"vLLM takes temperatures up to {_HOTTEST:g}, not {sampling.temperature:g}.", field="sampling.temperature"
+        )
+
+
+def _request(prompt: Sequence[int], sampling: Sampling, n: int, model: str) -> Json:
+    parameters: Json = {
+        "n": n,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "ignore_eos": sampling.ignore_end,
+        "logprobs": 0,
+        "detokenize": False,
+    }
+    if sampling.seed is not None:
+        parameters["seed"] = sampling.seed
+    return {"token_ids": list(prompt), "model": model, "sampling_params": parameters}
+
+
+def _of_part(sampling: Sampling, index: int, start: int) -> Sampling:
+    """With a seed of its own for each part: two prompts under one seed would share their random numbers."""
+    if sampling.seed is None:
+        return sampling
+    digest = hashlib.sha256(f"{sampling.seed} {index} {start}".encode()).digest()
+    return sampling.model_copy(update={"seed": int.from_bytes(digest[:8]) >> 2})
+
+
+def _logprobs(choice: Json, greedy: bool) -> list[float]:
+    content = (choice["logprobs"] or {}).get("content") or []
+    return [0.0 if greedy else float(token["logprob"]) for token in content]
+
+
+def _asking_for(token: int) -> Json:
+    """Parameters for the log-prob of a token that may not be the one sampled. A second one must be asked for: vLLM
+    shows as many as were asked for, the sampled one before all others."""
+    return {"logprobs": 2, "logprob_token_ids": [token, 1 if token == 0 else 0]}
+
+
+def _logprob_of(choice: Json, token: int) -> float:
+    entries = choice["logprobs"]["content"][0]
+    return next(float(entry["logprob"]) for entry in [entries, *entries["top_logprobs"]] if entry["token_id"] == token)
+
+
+async def _together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, in order; the first failure cancels the rest and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as group_error:
+        raise group_error.exceptions[0] from None
+    return [task.result() for task in tasks]
