@@ -3,6 +3,7 @@
 Runs in image builds, where the project is not yet installed: it needs nothing but the standard library.
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -14,7 +15,12 @@ def pins(part: str) -> list[str]:
         return list(document["project"]["dependencies"])
     if part == "build":
         return list(document["build-system"]["requires"])
-    return list(document["project"]["optional-dependencies"][part])
+    pinned = []
+    for pin in document["project"]["optional-dependencies"][part]:
+        # An extra may stand for another one of this project.
+        other = re.fullmatch(r"vpd\[(\w+)\]", pin)
+        pinned += pins(other[1]) if other else [pin]
+    return pinned
 
 
 if __name__ == "__main__":

@@ -1,19 +1,142 @@
-"""What the compose file must say for settings to reach their service."""
+"""What the compose file must say: which settings reach which service, and who reaches an engine."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
-from shared.settings import CodeFeedbackSettings
+from services.inference.vllm.server import command
+from shared.load_settings import resolve_settings
+from shared.settings import CodeFeedbackSettings, VLLMSettings
 
-COMPOSE = Path(__file__).parents[1] / "docker-compose.yml"
+ROOT = Path(__file__).parents[1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
 
 
 def test_every_setting_of_code_feedback_but_those_of_an_engine_reaches_its_container() -> None:
     """The service has no `.env` and, on purpose, no Docker engine."""
-    services = yaml.safe_load(COMPOSE.read_text())["services"]
-    handed = set(services["code-feedback"]["environment"])
+    handed = set(SERVICES["code-feedback"]["environment"])
     names = [name for name in CodeFeedbackSettings.model_fields if not name.startswith("docker_")]
     assert {f"VPD_CODE_FEEDBACK__{name.upper()}" for name in names} <= handed
+
+
+def test_every_setting_of_vllm_but_the_image_s_own_python_reaches_inference() -> None:
+    # A name that is handed through without a value would take the image's value away.
+    handed = {name for name in SERVICES["inference"]["environment"] if name.startswith("VPD_INFERENCE__VLLM__")}
+    names = [name for name in VLLMSettings.model_fields if name != "python"]
+    assert handed == {f"VPD_INFERENCE__VLLM__{name.upper()}" for name in names}
+
+
+def test_the_engine_s_name_chooses_the_image_the_target_and_the_setting_and_each_choice_is_a_target() -> None:
+    inference = SERVICES["inference"]
+    chosen = "${VPD_INFERENCE__ENGINE:-vllm}"
+    assert inference["image"] == f"vpd-inference-{chosen}"
+    assert inference["build"]["target"] == f"inference-{chosen}"
+    assert inference["environment"]["VPD_INFERENCE__ENGINE"] == chosen
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE))
+    assert {"inference-vllm", "inference-transformers"} <= targets
+    assert {one["build"]["target"] for one in SERVICES.values() if "build" in one} - targets == {f"inference-{chosen}"}
+
+
+def test_vllm_on_gpus_is_reached_by_inference_alone() -> None:
+    vllm = SERVICES["vllm"]
+    assert vllm["networks"] == ["engine"]
+    assert {name for name, one in SERVICES.items() if "engine" in (one.get("networks") or ())} == {"inference", "vllm"}
+    assert COMPOSE["networks"]["engine"] == {"internal": True}
+    assert "ports" not in vllm
+    assert "network_mode" not in vllm
+
+
+def test_vllm_s_development_routes_are_open_in_no_other_container() -> None:
+    assert SERVICES["vllm"]["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
+    others = [name for name, one in SERVICES.items() if "VLLM_SERVER_DEV_MODE" in (one.get("environment") or {})]
+    assert others == ["vllm"]
+
+
+def test_vllm_on_gpus_gets_no_capability_no_secret_and_writes_to_no_volume_of_the_stack() -> None:
+    vllm = SERVICES["vllm"]
+    assert vllm["cap_drop"] == ["ALL"]
+    assert "cap_add" not in vllm
+    assert "privileged" not in vllm
+    assert vllm["security_opt"] == ["no-new-privileges:true"]
+    assert not [name for name in vllm["environment"] if "KEY" in name or "TOKEN" in name]
+    writable = [mount for mount in vllm["volumes"] if not mount.endswith(":ro")]
+    assert writable == ["vllm-cache:/root/.cache"]
+
+
+def test_vllm_on_gpus_finds_the_policies_where_inference_names_them() -> None:
+    def runs(service: str) -> list[str]:
+        return [mount.split(":")[1] for mount in SERVICES[service]["volumes"] if mount.startswith("runs:")]
+
+    assert runs("vllm") == runs("inference") == ["/vpd/runs"]
+
+
+def started(tmp_path: Path, **environment: str) -> list[str]:
+    """The arguments that docker/vllm.sh starts vLLM with."""
+    (tmp_path / "python3").write_text('#!/bin/sh\nfor argument; do echo "$argument"; done\n')
+    (tmp_path / "python3").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", str(ROOT / "docker" / "vllm.sh")], env=path | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def options(arguments: list[str]) -> dict[str, str]:
+    """Each option with its value; a switch has an empty one."""
+    found, name = {}, ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            name = argument
+        found[name] = "" if argument == name else argument
+    return found
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"VPD_MODEL__DTYPE": "bfloat16", "VPD_INFERENCE__MAX_CONTEXT": "512", "VPD_INFERENCE__MAX_BATCH_ROWS": "32"},
+    ],
+)
+def test_vllm_on_gpus_is_started_as_inference_starts_its_own(tmp_path: Path, environment: dict[str, str]) -> None:
+    settings = resolve_settings([], ["inference.engine=vllm", "model.device=cpu"], environment).settings
+    own = options(command(settings, Path("python"), Path("model"), Path("socket"))[3:])
+    in_compose = options(started(tmp_path, **environment)[2:])
+    # Where it listens, what the model is, and what is only for a CPU.
+    for name in ("--uds", "--host", "--port", "--model", "--enforce-eager"):
+        own.pop(name, None)
+        in_compose.pop(name, None)
+    assert in_compose == own
+
+
+def test_further_arguments_come_last_and_split_at_spaces(tmp_path: Path) -> None:
+    assert started(tmp_path, VLLM_ARGUMENTS="--tensor-parallel-size 2")[-2:] == ["--tensor-parallel-size", "2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("", "renamed_library/model"),
+        ("builtin:rigid_math", "rigid_math/model"),
+        ("builtin:rigid_math/seed2", "rigid_math/model_seed2"),
+    ],
+)
+def test_vllm_on_gpus_finds_a_built_in_model_in_the_mounted_tree(tmp_path: Path, path: str, model: str) -> None:
+    mounts = dict(mount.split(":")[:2] for mount in SERVICES["vllm"]["volumes"])
+    found = options(started(tmp_path, VPD_MODEL__PATH=path)[2:])["--model"]
+    folder = mounts["./trainer/tasks"]
+    assert found == f"{folder}/{model}"
+    assert (ROOT / "trainer" / "tasks" / model / "config.json").is_file()
+
+
+def test_vllm_on_gpus_takes_any_other_model_by_its_name(tmp_path: Path) -> None:
+    assert options(started(tmp_path, VPD_MODEL__PATH="Qwen/Qwen3-8B")[2:])["--model"] == "Qwen/Qwen3-8B"

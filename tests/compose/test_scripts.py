@@ -129,3 +129,45 @@ def test_the_health_check_fails_where_nothing_listens(service: http.server.HTTPS
     service.socket.close()
     command = [sys.executable, "-IS", str(DOCKER / "healthcheck.py"), str(port)]
     assert subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 1
+
+
+def fetch_model(hub: Path, path: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HF_HOME": str(hub), "VPD_MODEL__PATH": path}
+    command = [sys.executable, str(DOCKER / "fetch_model.py")]
+    return subprocess.run(command, env=variables | environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("path", "world"), [("", "renamed_library"), ("builtin:rigid_math", "rigid_math")])
+def test_there_is_nothing_to_fetch_for_a_built_in_model(tmp_path: Path, path: str, world: str) -> None:
+    done = fetch_model(tmp_path, path)
+    assert done.stdout == f"{ROOT / 'trainer' / 'tasks' / world / 'model'}\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_a_hub_is_fetched_to_where_vllm_looks_for_it(tmp_path: Path) -> None:
+    cached = tmp_path / "hub" / "models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    (cached / "snapshots" / "abc" / "config.json").write_text("{}")
+    done = fetch_model(tmp_path, "some/model", HF_HUB_OFFLINE="1")
+    assert done.stdout == f"{cached / 'snapshots' / 'abc'}\n", done.stderr
+
+
+def test_a_model_that_cannot_be_fetched_is_one_sentence(tmp_path: Path) -> None:
+    done = fetch_model(tmp_path, "some/model", HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: model.path: some/model ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def pins(part: str) -> list[str]:
+    command = [sys.executable, str(DOCKER / "pins.py"), part]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+
+
+def test_the_pins_of_an_extra_hold_those_of_the_extra_it_names_and_text_has_no_torch() -> None:
+    assert set(pins("text")) < set(pins("model"))
+    assert [pin for pin in pins("model") if pin.startswith("torch==")] != []
+    assert [pin for pin in pins("text") if pin.startswith("torch")] == []
+    assert [pin for pin in pins("model") if "==" not in pin] == []

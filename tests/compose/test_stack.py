@@ -19,6 +19,7 @@ HTTP_SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedbac
 OURS = (*HTTP_SERVICES, "collector", "learner")
 STATUS = "cat /proc/self/status; id -u; touch /opt/vpd/probe 2>&1 || true"
 RUN = "/vpd/runs/demo"
+ENGINE_START_S = 400
 
 READY = ("python", "-IS", "/opt/vpd/healthcheck.py", "8202")
 
@@ -99,6 +100,15 @@ def test_the_sandbox_reaches_neither_redis_nor_a_service_nor_the_world(stack: St
     assert set(stack.inspect("code-feedback")["NetworkSettings"]["Networks"]) == {f"{stack.name}_sandbox"}
 
 
+def test_rollouts_come_from_vllm_and_nothing_of_it_is_reachable_but_through_the_gateway(stack: Stack) -> None:
+    assert "vllm.entrypoints" in stack.exec("inference", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    # Lines of /proc/net/tcp: local address in hexadecimal (bytes reversed) and port; state 0A listens.
+    lines = [line.split() for line in stack.exec("inference", "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()]
+    listening = [line[1].split(":") for line in lines if line[3] == "0A"]
+    reachable = {int(port, 16) for address, port in listening if not address.endswith("7F")}
+    assert reachable == {8201}
+
+
 def test_the_sandbox_is_given_no_secret_but_the_bearer_key(stack: Stack) -> None:
     environment = stack.inspect("code-feedback")["Config"]["Env"]
     # A line without "=" is a name that compose hands through and that is not set.
@@ -127,7 +137,7 @@ def test_a_service_that_is_killed_comes_back_healthy_by_itself(stack: Stack, ser
     before = stack.inspect(service)["RestartCount"]
     stack.kill_main_process(service)
     wait_for(f"{service} was started again", lambda: stack.inspect(service)["RestartCount"] > before, 60)
-    wait_for(f"{service} is healthy again", lambda: stack.state(service) == "healthy", 120)
+    wait_for(f"{service} is healthy again", lambda: stack.state(service) == "healthy", ENGINE_START_S)
 
 
 def test_a_learner_that_is_killed_goes_on_with_the_same_run(stack: Stack) -> None:
@@ -185,6 +195,7 @@ def test_bubblewrap_isolates_where_the_profile_lets_it(stack: Stack) -> None:
 def test_the_gpu_profile_is_a_valid_project_with_a_gpu_reserved() -> None:
     config = json.loads(Stack("vpd-config").compose("--profile", "gpu", "config", "--format", "json"))
     devices = config["services"]["vllm"]["deploy"]["resources"]["reservations"]["devices"]
+    assert config["services"]["inference"]["depends_on"]["vllm"]["required"] is False
     assert devices[0]["driver"] == "nvidia"
     assert devices[0]["capabilities"] == ["gpu"]
     assert "vllm" not in json.loads(Stack("vpd-config").compose("config", "--format", "json"))["services"]
