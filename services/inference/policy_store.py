@@ -163,7 +163,8 @@ class PolicyStore:
     async def _publish(self, publication: PolicyPublication) -> PolicyState:
         _check_form(publication)
         async with self._publishing:
-            if not self._serves(publication):
+            # A trainer that transfers its weights waits for somebody to take them, served or not.
+            if publication.transfer is not None or not self._serves(publication):
                 started = time.monotonic()
                 await self._serve(publication, await self._checked(publication))
                 self.on_published(time.monotonic() - started)

@@ -120,6 +120,16 @@ def test_a_transfer_is_one_publication_that_the_canary_confirms(
     assert rollouts["prompts"][0]["rollouts"][0]["versions"] == [{"version": 4, "start": 0, "end": 1}]
 
 
+def test_a_version_that_is_served_already_is_taken_again_when_it_is_sent_again(
+    settings: Settings, fake: FakeVLLM, model: Path
+) -> None:
+    policy = changed(model)
+    fake.calls.clear()
+    for _ in range(2):
+        publish(settings, fake, policy, [3])
+    assert fake.names.count("update_weights") == 2
+
+
 def test_names_and_shapes_that_do_not_fit_are_refused_before_the_engine_is_touched(
     settings: Settings, fake: FakeVLLM
 ) -> None:

@@ -14,8 +14,20 @@ import httpx
 import pytest
 import torch
 
-from tests.services.inference.inference_support import HELLO, IDS, LONGER, checkpoint, sample, worst_difference
-from tests.tiny_model import tiny_model
+from services.inference.app import create_app
+from tests.services.inference.inference_support import (
+    HELLO,
+    IDS,
+    LONGER,
+    checkpoint,
+    publication,
+    sample,
+    settings_for,
+    wait_ready,
+    worst_difference,
+)
+from tests.serving import running
+from tests.tiny_model import make_tiny_model, tiny_model
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -28,6 +40,18 @@ def test_logprobs_are_those_of_a_forward_pass_before_and_after_a_publication(
         assert worst_difference(tiny_model(seed=seed), made, temperature) < 1e-4
         assert worst_difference(tiny_model(seed=seed + 5), made, temperature) > 0.1
         assert {span["version"] for p in made for r in p["rollouts"] for span in r["versions"]} == {seed}
+
+
+def test_logprobs_of_a_model_with_a_head_of_its_own_are_those_of_a_forward_pass(tmp_path: Path) -> None:
+    model, root = make_tiny_model(tmp_path / "model", seed=1, tied=False), tmp_path / "root"
+    with running(create_app(settings_for(model, root))) as url, wait_ready(url) as client:
+        for seed in (1, 2):
+            if seed != 1:
+                make_tiny_model(root / "next", seed=seed, tied=False)
+                client.post("/v1/policy", json=publication(root / "next", version=seed)).raise_for_status()
+            for temperature in (1.0, 0.5):
+                made = sample(client, HELLO, LONGER, IDS, n=8, temperature=temperature, max_tokens=20)
+                assert worst_difference(tiny_model(seed=seed, tied=False), made, temperature) < 1e-4
 
 
 def test_with_top_p_logprobs_are_renormalised_over_the_nucleus(service: httpx.Client, root: Path) -> None:
