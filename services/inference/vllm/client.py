@@ -6,7 +6,8 @@ be in reach of nobody else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,40 @@ class VLLMClient:
     def __init__(
         self, *, url: str = "http://vllm", socket: Path | None = None, api_key: SecretStr | None = None
     ) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
-        transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits) if socket else None
-        timeout = httpx.Timeout(None, connect=5.0)
-        self._client = httpx.AsyncClient(
-            base_url=url, headers=headers, timeout=timeout, limits=limits, transport=transport, trust_env=False
-        )
+        self._url = url
+        self._socket = socket
+        self._headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
+        self._tls = httpx.create_ssl_context()
+        self._client = self._connection()
+        # httpx's pool looks at all its connections, and at all others for each of them, for every request.
+        self._free: list[httpx.AsyncClient] = []
+        self._made = [self._client]
 
     async def aclose(self) -> None:
         """Close the connections; what is being generated over them ends."""
-        await self._client.aclose()
+        for client in self._made:
+            await client.aclose()
+
+    def _connection(self) -> httpx.AsyncClient:
+        uds = str(self._socket) if self._socket else None
+        return httpx.AsyncClient(
+            base_url=self._url,
+            headers=self._headers,
+            timeout=httpx.Timeout(None, connect=5.0),
+            transport=httpx.AsyncHTTPTransport(uds=uds, verify=self._tls),
+        )
+
+    @contextmanager
+    def _own_connection(self) -> Iterator[httpx.AsyncClient]:
+        """A connection that nobody else uses meanwhile."""
+        if not self._free:
+            self._free.append(self._connection())
+            self._made.append(self._free[-1])
+        client = self._free.pop()
+        try:
+            yield client
+        finally:
+            self._free.append(client)
 
     # ------------------------------------------------------------------------------------------------ what it is
 
@@ -68,26 +92,24 @@ class VLLMClient:
 
     async def generate(self, body: Json) -> Json:
         """`/inference/v1/generate`: token ids in, token ids out."""
-        return await self._ask("POST", "/inference/v1/generate", body)
+        with self._own_connection() as client:
+            return await self._ask("POST", "/inference/v1/generate", body, client)
 
     async def stream(self, body: Json) -> AsyncIterator[Json]:
         """The same, in chunks as they come."""
         content = to_json({**body, "stream": True})
-        try:
-            async with self._client.stream(
-                "POST", "/inference/v1/generate", content=content, headers=_headers()
-            ) as response:
-                if response.is_error:
-                    await response.aread()
-                    _raise_for(response)
-                async for line in response.aiter_lines():
-                    if line.startswith("data: ") and line != "data: [DONE]":
-                        chunk: Json = from_json(line.removeprefix("data: "))
-                        if "error" in chunk:
-                            raise EngineFailure(f"vLLM failed: {_sentence(chunk)}")
-                        yield chunk
-        except httpx.HTTPError as error:
-            raise _no_answer(error) from error
+        with self._own_connection() as client:
+            request = client.stream("POST", "/inference/v1/generate", content=content, headers=_headers())
+            try:
+                async with request as response:
+                    if response.is_error:
+                        await response.aread()
+                        _raise_for(response)
+                    async for line in response.aiter_lines():
+                        if line.startswith("data: ") and line != "data: [DONE]":
+                            yield _chunk(line.removeprefix("data: "))
+            except httpx.HTTPError as error:
+                raise _no_answer(error) from error
 
     # --------------------------------------------------------------------------------------------------- weights
 
@@ -127,14 +149,18 @@ class VLLMClient:
 
     # -------------------------------------------------------------------------------------------------- one call
 
-    async def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
-        answer: Json = from_json((await self._send(method, path, body)).content)
+    async def _ask(
+        self, method: str, path: str, body: Json | None = None, client: httpx.AsyncClient | None = None
+    ) -> Json:
+        answer: Json = from_json((await self._send(method, path, body, client)).content)
         return answer
 
-    async def _send(self, method: str, path: str, body: Json | None = None) -> httpx.Response:
+    async def _send(
+        self, method: str, path: str, body: Json | None = None, client: httpx.AsyncClient | None = None
+    ) -> httpx.Response:
         content = None if body is None else to_json(body)
         try:
-            response = await self._client.request(method, path, content=content, headers=_headers())
+            response = await (client or self._client).request(method, path, content=content, headers=_headers())
         except httpx.HTTPError as error:
             raise _no_answer(error) from error
         _raise_for(response)
@@ -144,6 +170,13 @@ class VLLMClient:
 def _headers() -> dict[str, str]:
     request_id = structlog.contextvars.get_contextvars().get("request_id")
     return {"Content-Type": "application/json"} | ({"X-Request-Id": request_id} if request_id else {})
+
+
+def _chunk(text: str) -> Json:
+    chunk: Json = from_json(text)
+    if "error" in chunk:
+        raise EngineFailure(f"vLLM failed: {_sentence(chunk)}")
+    return chunk
 
 
 def _raise_for(response: httpx.Response) -> None:
