@@ -50,6 +50,7 @@ class VLLMEngine:
         self._versions: dict[str, int] = {}
         self._adapter: str | None = None
         self._unusable: str | None = None
+        self._given_up = asyncio.Event()
         self._loading = asyncio.Lock()
 
     # ------------------------------------------------------------------------------------------------- its life
@@ -66,6 +67,7 @@ class VLLMEngine:
         await self.stop()
         self._directory = await asyncio.to_thread(model_directory, self._settings.model.path)
         self._versions, self._adapter, self._unusable = {}, None, None
+        self._given_up.clear()
         if self._python is None:
             await self._find()
         else:
@@ -83,21 +85,20 @@ class VLLMEngine:
 
     async def died(self) -> str:
         """Return when the server is gone, hung, or serves weights that this engine did not load."""
-        ended = asyncio.create_task(self._end_of_server())
+        ends = {asyncio.create_task(self._end_of_server()), asyncio.create_task(self._given_up.wait())}
         unanswered = 0
         try:
-            while not ended.done():
-                await asyncio.wait((ended,), timeout=_POLL_S)
+            while not (await asyncio.wait(ends, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED))[0]:
                 status = await self._there.health()
                 unanswered = unanswered + 1 if status is None else 0
                 if reason := await self._fault(status, unanswered):
                     self.give_up(reason)
-                    return reason
-            return f"vLLM {ended.result()}"
         except EngineFailure as error:
-            return str(error)
+            self.give_up(str(error))
         finally:
-            ended.cancel()
+            for end in ends:
+                end.cancel()
+        return self._unusable or f"vLLM {await self._end_of_server()}"
 
     async def _end_of_server(self) -> str:
         if self._server is not None:
@@ -266,7 +267,8 @@ class VLLMEngine:
 
     def give_up(self, reason: str) -> None:
         """The server's weights are in pieces: it must not answer any more."""
-        self._unusable = reason
+        self._unusable = self._unusable or reason
+        self._given_up.set()
         if self._server is not None:
             self._server.kill()
 

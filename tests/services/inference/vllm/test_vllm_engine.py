@@ -48,8 +48,8 @@ def tied(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("policies")
+def root(tmp_path_factory: pytest.TempPathFactory, tied: bool) -> Path:
+    return tmp_path_factory.mktemp("tied" if tied else "untied")
 
 
 @pytest.fixture(scope="module")
