@@ -20,6 +20,9 @@ from shared.errors import DataError, EngineFailure
 
 Json = dict[str, Any]
 
+# vLLM's server closes a connection after 5 s without a request, and a request that is sent in that moment fails.
+_LIMITS = httpx.Limits(keepalive_expiry=2.0)
+
 
 class VLLMClient:
     """A client of one server, at `url` or, in its place, on the Unix socket `socket`.
@@ -51,7 +54,7 @@ class VLLMClient:
             base_url=self._url,
             headers=self._headers,
             timeout=httpx.Timeout(None, connect=5.0),
-            transport=httpx.AsyncHTTPTransport(uds=uds, verify=self._tls),
+            transport=httpx.AsyncHTTPTransport(uds=uds, verify=self._tls, limits=_LIMITS),
         )
 
     @contextmanager

@@ -32,7 +32,7 @@ def settings_for(model: Path, root: Path, **inference: Any) -> Settings:
 def wait_ready(url: str) -> Iterator[httpx.Client]:
     """A client of the service at `url`, once it is ready."""
     with httpx.Client(base_url=url, timeout=30) as client:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while client.get("/readyz").status_code != 200:
             assert time.monotonic() < deadline, client.get("/readyz").text
             time.sleep(0.01)
