@@ -57,6 +57,11 @@ class InferenceClient:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    @property
+    def host(self) -> str:
+        """Where the service is, without scheme and port."""
+        return httpx.URL(self._url).host
+
     async def rollouts(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling) -> RolloutResponse:
         """`n` rollouts of each prompt, in order."""
         request = RolloutRequest(prompts=list(prompts), n=n, sampling=sampling)

@@ -83,6 +83,13 @@ class _ControlPlane:
         """Of the next publication."""
         self._loop, self._announce = loop, announce
 
+    def own_address(self) -> str:
+        """The address of this machine that the inference service sees."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            # Sends nothing: it makes the kernel choose the interface.
+            probe.connect((self._inference.host, 9))
+            return str(probe.getsockname()[0])
+
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Make the engine's workers join; returns when they have."""
         self._wait_for(self._inference.join_transfer(TransferInit(backend=self._backend, init=init_info)))
@@ -121,7 +128,7 @@ def connect(control: _ControlPlane, policy: Policy, backend: Backend, workers: i
         info: Any = IPCTrainerInitInfo(rank=0, packed=False)
     else:
         info = NCCLTrainerInitInfo(
-            rank=0, master_address=_own_address(), master_port=_free_port(), world_size=workers + 1
+            rank=0, master_address=control.own_address(), master_port=_free_port(), world_size=workers + 1
         )
     sender: Sender = WeightTransferTrainerFactory.trainer_init(
         info, client=control, source=ModuleSource(policy.network)
@@ -159,10 +166,6 @@ def _as_json(update_info: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in update_info.items() if value is not None}
     others = {name: value for name, value in update_info.items() if name != "ipc_handles" and value is not None}
     return others | {"ipc_handles_pickled": base64.b64encode(pickle.dumps(handles)).decode()}
-
-
-def _own_address() -> str:
-    return socket.gethostbyname(socket.gethostname())
 
 
 def _free_port() -> int:

@@ -302,7 +302,7 @@ def test_where_every_source_abstains_nothing_is_trained_and_the_summary_says_so(
 
 def test_an_outcome_source_that_goes_away_stops_the_run_with_a_sentence_and_the_run_resumes(services: Stack) -> None:
     def settings(outage_s: float) -> object:
-        source = {"url": services.judge_url, "role": "both", "timeout_s": 0.5}
+        source = {"url": services.judge_url, "role": "both", "timeout_s": 4}
         return services.settings("outage", feedback={"sources": {"judge": source}, "max_outage_s": outage_s})
 
     def down_in_training(asked: int) -> None:

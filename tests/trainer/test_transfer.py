@@ -85,6 +85,7 @@ def publish(
     joined: list[dict[str, Any]] = []
 
     def connected(control: Any, policy: Policy, backend: str, workers: int) -> Sender:
+        assert control.own_address() == "127.0.0.1"
         joined.append({"backend": backend, "world_size": workers + 1})
         control.init_weight_transfer_engine(joined[-1])
         return Sender(control, policy, fake)

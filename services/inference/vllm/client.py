@@ -71,7 +71,7 @@ class VLLMClient:
 
     # ------------------------------------------------------------------------------------------------ what it is
 
-    async def health(self, *, timeout_s: float = 10.0) -> int | None:
+    async def health(self, *, timeout_s: float = 5.0) -> int | None:
         """The status of `/health`: 200, or 503 when the engine process is dead; None: no answer in time."""
         try:
             return (await self._client.get("/health", timeout=timeout_s)).status_code

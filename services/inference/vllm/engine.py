@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 BASE_MODEL = "policy"
 _POLL_S = 1.0
-_PATIENCE = 30
+_PATIENCE = 20
 """Polls without an answer after which a server counts as hung."""
 _DEAD = 503
 _HOTTEST = 2.0

@@ -48,7 +48,8 @@ class VLLMServer:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=child_environment(self._settings, os.environ),
+            # What vLLM leaves in its temporary directory goes with this one.
+            env=child_environment(self._settings, os.environ) | {"TMPDIR": str(self._directory)},
             start_new_session=True,
             limit=2**20,
         )
@@ -96,12 +97,13 @@ class VLLMServer:
 
     def last_words(self) -> str:
         """The last error that names a cause."""
-        errors = [line[match.start() :] for line in self._lines if (match := _ERROR.search(line))]
+        lines = [line for line in self._lines if line.strip() and "WARNING" not in line]
+        errors = [line[match.start() :] for line in lines if (match := _ERROR.search(line))]
         causes = [error for error in errors if not any(word in error for word in _GENERIC)]
         if errors and not causes:
             return "its engine process died"
-        lines = causes or [line for line in self._lines if line.strip()]
-        return " ".join(lines[-1].split())[:400] if lines else "it left no message"
+        last = causes or lines
+        return " ".join(last[-1].split())[:400] if last else "it left no message"
 
     async def _forward(self) -> None:
         """Copy the child's output to ours."""
