@@ -5,6 +5,7 @@ Which runs there are is the plan's; a run whose learning rate a search chooses w
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from cli.interrupts import Interrupts, Stopped
-from shared.errors import VPDError
+from shared.errors import DataError, VPDError
 from shared.settings import Settings
 from trainer.experiments.plan import Plan, Run
 from trainer.experiments.results import Result, read_result
@@ -89,7 +90,10 @@ class Pool:
             if len(self.running) == self.jobs:
                 return
             settings = self.settings_of(run)
-            if settings is not None:
+            if settings is None:
+                continue
+            self.take_in(run)
+            if run in self.waiting:
                 self.waiting.remove(run)
                 self.running[run.name] = _Job.start(run, self.ready(settings), self.plan.path(run))
 
@@ -126,9 +130,14 @@ class Pool:
             self.failed[job.run.name] = job.sentence()
 
     def take_in(self, run: Run) -> None:
-        """Take the run off the waiting ones if its files say that it is done."""
+        """Take the run off the waiting ones if its files say that it is done, at the rate that its search chooses."""
+        settings = self.settings_of(run)
+        if settings is None:
+            return
         try:
             result = read_result(run, self.plan.path(run))
+            if result is not None:
+                _check_rate(settings, self.plan.path(run))
         except VPDError as error:
             self.waiting.remove(run)
             self.failed[run.name] = str(error)
@@ -136,6 +145,19 @@ class Pool:
         if result is not None:
             self.waiting.remove(run)
             self.done[run.name] = result
+
+
+def _check_rate(settings: Settings, directory: Path) -> None:
+    """Raises DataError for a run whose search has grown since, and chooses another rate now."""
+    file = directory / "settings.json"
+    if not file.exists():
+        return
+    rate = json.loads(file.read_text())["algorithm"]["learning_rate"]
+    if rate != settings.algorithm.learning_rate:
+        raise DataError(
+            f"{directory} holds a run at learning rate {rate:g}, and the search now chooses "
+            f"{settings.algorithm.learning_rate:g}: delete that directory, and call again."
+        )
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_without_any_rate_the_run_fails_with_a_sentence(tmp_path: Path) -> None:
 def test_what_is_done_before_is_not_waiting(tmp_path: Path) -> None:
     pool = _pool(tmp_path, finished=4)
     assert len(pool.done) == 4 and [run.search for run in pool.waiting] == [False, False]
+
+
+@pytest.mark.parametrize(("rate", "taken"), [(1e-3, True), (5e-4, False)])
+def test_a_run_that_is_done_counts_only_at_the_rate_that_the_search_chooses(
+    tmp_path: Path, rate: float, taken: bool
+) -> None:
+    found = _pool(tmp_path, finished=4).plan
+    run = found.of("main", "vpd")[0]
+    finish(found, run, [0.0, 0.5])
+    (found.path(run) / "settings.json").write_text(json.dumps({"algorithm": {"learning_rate": rate}}))
+    pool = Pool(found, 1, lambda settings: settings)
+    assert (run.name in pool.done) == taken and run not in pool.waiting
+    assert taken or "the search now chooses 0.001: delete that directory" in pool.failed[run.name]
 
 
 def test_off_a_terminal_a_line_tells_of_each_run_that_ends(tmp_path: Path) -> None:
