@@ -24,6 +24,7 @@ ENTRY_POINT = "vllm.entrypoints.openai.api_server"
 _GRACE_S = 10.0
 _POLL_S = 0.2
 _LINES = 400
+_LONGEST_TEMPORARY = 48
 _ERROR = re.compile(r"\b\w*(Error|Exception)\b: ")
 # What vLLM says of a cause that an earlier line names.
 _GENERIC = ("EngineDeadError", "Engine core initialization failed", "EngineCore encountered", "CancelledError")
@@ -34,7 +35,9 @@ class VLLMServer:
 
     def __init__(self, settings: Settings, python: Path, model: Path) -> None:
         self._settings = settings
-        self._directory = Path(tempfile.mkdtemp(prefix="vpd-vllm-"))
+        # The path of a Unix socket has 107 bytes at most, and vLLM makes some of its own in here.
+        short = len(tempfile.gettempdir()) <= _LONGEST_TEMPORARY
+        self._directory = Path(tempfile.mkdtemp(prefix="vpd-vllm-", dir=None if short else "/tmp"))
         self.socket = self._directory / "socket"
         self._command = command(settings, python, model, self.socket)
         self._process: asyncio.subprocess.Process | None = None
