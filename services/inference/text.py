@@ -145,7 +145,7 @@ def _tokenizer(directory: Path, special: Any) -> Any:
         )
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:
+    except Exception as error:  # tokenizers raises nothing narrower
         raise SettingsError(f"model.path: {directory} cannot be loaded: tokenizer.json: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

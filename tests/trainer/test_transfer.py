@@ -142,7 +142,7 @@ def test_names_and_shapes_that_do_not_fit_are_refused_before_the_engine_is_touch
     assert fake.calls == []
 
 
-@pytest.mark.parametrize("step", ["start_weight_update", "update_weights", "finish_weight_update"])
+@pytest.mark.parametrize("step", STEPS[1:])
 def test_a_transfer_that_fails_midway_blocks_until_another_one_is_whole(
     settings: Settings, fake: FakeVLLM, model: Path, step: str
 ) -> None:

@@ -7,9 +7,9 @@ engine did not give, in this life of the server, is no answer: stale weights can
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,14 @@ from services.inference.engine import Checkpoint, EngineInfo, Figures, Piece, Sa
 from services.inference.model_files import model_directory, read_json
 from services.inference.vllm.client import Json, VLLMClient
 from services.inference.vllm.environment import python
+from services.inference.vllm.generate_route import (
+    asking_for,
+    check,
+    logprob_asked_for,
+    logprobs_of,
+    of_part,
+    sampling_request,
+)
 from services.inference.vllm.server import VLLMServer
 from shared.errors import DataError, EngineFailure, SettingsError
 from shared.protocol import Sampling, VersionSpan, WeightTransfer
@@ -31,9 +39,10 @@ _POLL_S = 1.0
 _PATIENCE = 20
 """Polls without an answer after which a server counts as hung."""
 _DEAD = 503
-_HOTTEST = 2.0
 _FRESH = "default"
 """What vLLM calls the weights it was started with."""
+_LAST_WORDS_S = 15.0
+"""vLLM's server ends within seconds of its engine process."""
 _FOREIGN = "vLLM answered under weights that this service did not load"
 
 
@@ -74,7 +83,7 @@ class VLLMEngine:
             self._server = VLLMServer(self._settings, self._python, self._directory)
             self._client = VLLMClient(socket=self._server.socket)
             await self._server.start(self._client)
-        context = await self._there.max_context()
+        context = min(await self._there.max_context(), self._settings.inference.max_context or 2**31)
         self._info = EngineInfo(max_context=context, vocabulary=_vocabulary(self._directory))
         await self._try_out()
         if self._server is None and await self._there.stamped() != _FRESH:
@@ -118,38 +127,43 @@ class VLLMEngine:
 
     async def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Sampled]]:
         """`n` responses to each prompt, in order."""
-        _check(sampling)
-        most = self._settings.inference.max_batch_rows
-        parts = [(index, start, min(most, n - start)) for index in range(len(prompts)) for start in range(0, n, most)]
+        check(sampling)
+        parts = self._parts(len(prompts), n)
         made = await _together(
-            [self._generate(prompts[index], _of_part(sampling, index, start), count) for index, start, count in parts]
+            [self._generate(prompts[index], of_part(sampling, index, start), count) for index, start, count in parts]
         )
         responses: list[list[Sampled]] = [[] for _ in prompts]
         for (index, _, _), some in zip(parts, made, strict=True):
             responses[index] += some
         return responses
 
+    def _parts(self, prompts: int, n: int) -> list[tuple[int, int, int]]:
+        """Prompt, first response and number of responses of each request: vLLM takes no more than it has rows."""
+        most = self._settings.inference.max_batch_rows
+        return [(index, start, min(most, n - start)) for index in range(prompts) for start in range(0, n, most)]
+
     async def _generate(self, prompt: Sequence[int], sampling: Sampling, n: int) -> list[Sampled]:
-        greedy = sampling.temperature == 0
         adapter = self._adapter
-        answer = await self._there.generate(_request(prompt, sampling, 1 if greedy else n, adapter or BASE_MODEL))
+        answer = await self._there.generate(sampling_request(prompt, sampling, n, adapter or BASE_MODEL))
         choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
-        return [self._sampled(choice, adapter, greedy) for choice in choices] * (n if greedy else 1)
+        made = [self._sampled(choice, adapter, sampling) for choice in choices]
+        return made * (n // len(made))
 
     async def stream(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> AsyncIterator[Piece]:
         """As `generate`, in pieces as they come."""
-        _check(sampling)
+        check(sampling)
         pieces: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
 
-        async def follow(index: int, prompt: Sequence[int]) -> None:
+        async def follow(index: int, start: int, count: int) -> None:
             try:
-                async for piece in self._stream(index, prompt, n, sampling):
+                part = of_part(sampling, index, start)
+                async for piece in self._stream(prompts[index], part, count, place=index * n + start):
                     pieces.put_nowait(piece)
                 pieces.put_nowait(None)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001  raised again where the pieces are taken
                 pieces.put_nowait(error)
 
-        tasks = [asyncio.create_task(follow(index, prompt)) for index, prompt in enumerate(prompts)]
+        tasks = [asyncio.create_task(follow(*part)) for part in self._parts(len(prompts), n)]
         try:
             left = len(tasks)
             while left:
@@ -164,19 +178,17 @@ class VLLMEngine:
             for task in tasks:
                 task.cancel()
 
-    async def _stream(self, index: int, prompt: Sequence[int], n: int, sampling: Sampling) -> AsyncIterator[Piece]:
-        greedy, adapter = sampling.temperature == 0, self._adapter
-        count = 1 if greedy else n
-        request = _request(prompt, _of_part(sampling, index, 0), count, adapter or BASE_MODEL)
-        async for chunk in self._there.stream(request):
+    async def _stream(self, prompt: Sequence[int], sampling: Sampling, n: int, *, place: int) -> AsyncIterator[Piece]:
+        """Of `n` responses, the first of which is response `place` of the whole stream."""
+        adapter = self._adapter
+        async for chunk in self._there.stream(sampling_request(prompt, sampling, n, adapter or BASE_MODEL)):
             for choice in chunk["choices"]:
                 reason = choice["finish_reason"]
                 if reason is not None:
                     self._spans(choice, adapter)
-                logprobs = _logprobs(choice, greedy)
-                for copy in range(n if greedy else 1):
-                    place = index * n + (copy if greedy else int(choice["index"]))
-                    yield Piece(place, list(choice["token_ids"] or ()), logprobs, reason)
+                ids, logprobs = list(choice["token_ids"] or ()), logprobs_of(choice, sampling)
+                for index in range(n) if sampling.temperature == 0 else (int(choice["index"]),):
+                    yield Piece(place + index, ids, logprobs, reason)
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
         """Log-probs, at temperature 1, of the tokens of each sequence after its first."""
@@ -190,24 +202,24 @@ class VLLMEngine:
         full = len(ids) >= self.info.max_context
         parameters: Json = {"max_tokens": 1, "logprobs": 0, "prompt_logprobs": 0, "temperature": 1.0}
         if full:
-            parameters |= _asking_for(ids[-1])
+            parameters |= asking_for(ids[-1])
         body = {"token_ids": ids[:-1] if full else ids, "model": BASE_MODEL, "sampling_params": parameters}
         answer = await self._there.generate(body)
         choice = answer["choices"][0]
         inside = zip(ids[1:], answer["prompt_logprobs"][1:], strict=False)
         logprobs = [float(entry[str(token)]["logprob"]) for token, entry in inside]
         if full:
-            logprobs.append(_logprob_of(choice, ids[-1]))
+            logprobs.append(logprob_asked_for(choice, ids[-1]))
         return Scored(logprobs, self._spans(choice, None)[0].version)
 
     async def _score_stepwise(self, ids: list[int]) -> Scored:
         adapter = self._adapter
 
         async def last(prefix: list[int], token: int) -> tuple[float, int]:
-            parameters = {"max_tokens": 1, "temperature": 1.0, **_asking_for(token)}
+            parameters = {"max_tokens": 1, "temperature": 1.0, **asking_for(token)}
             body = {"token_ids": prefix, "model": adapter or BASE_MODEL, "sampling_params": parameters}
             choice = (await self._there.generate(body))["choices"][0]
-            return _logprob_of(choice, token), self._spans(choice, adapter)[0].version
+            return logprob_asked_for(choice, token), self._spans(choice, adapter)[0].version
 
         steps = await _together([last(ids[:end], ids[end]) for end in range(1, len(ids))])
         return Scored([logprob for logprob, _ in steps], min(version for _, version in steps))
@@ -241,8 +253,8 @@ class VLLMEngine:
         async with self._all_or_nothing():
             await self._there.call_workers("swap_weights")
             await self._stamp(version)
-        self._adapter = None
-        await self._there.resume()
+            self._adapter = None
+            await self._there.resume()
 
     async def _receive(self, transfer: WeightTransfer, version: int) -> None:
         await self._there.pause()
@@ -250,8 +262,8 @@ class VLLMEngine:
             await self._there.transfer("start_weight_update")
             await self._there.transfer("update_weights", {"update_info": transfer.update})
             await self._there.transfer("finish_weight_update", {"weight_version": self._new_stamp(version)})
-        self._adapter = None
-        await self._there.resume()
+            self._adapter = None
+            await self._there.resume()
 
     async def _load_adapter(self, directory: Path, version: int) -> None:
         name, before = f"{BASE_MODEL}-v{version}-{secrets.token_hex(4)}", self._adapter
@@ -262,8 +274,17 @@ class VLLMEngine:
             # Requests that run under it keep their copy.
             await self._there.unload_adapter(before)
 
-    def _all_or_nothing(self) -> _AllOrNothing:
-        return _AllOrNothing(self)
+    @asynccontextmanager
+    async def _all_or_nothing(self) -> AsyncIterator[None]:
+        """Whatever fails inside leaves vLLM paused, or with weights of which nobody knows: its end."""
+        try:
+            yield
+        except BaseException as error:
+            sentence = f"vLLM failed while it took new weights ({error})."
+            self.give_up(sentence)
+            if isinstance(error, DataError):
+                raise EngineFailure(sentence) from error
+            raise
 
     def give_up(self, reason: str) -> None:
         """The server's weights are in pieces: it must not answer any more."""
@@ -332,10 +353,18 @@ class VLLMEngine:
         except EngineFailure as error:
             if self._server is None:
                 raise SettingsError(f"{error} Start the server at inference.vllm.url as {_PREPARED}.") from error
-            raise EngineFailure(f"vLLM {await self._server.ended()}") from error
-        processed = _logprobs(answer["choices"][0], greedy=False) == [0.0]
+            raise EngineFailure(await self._last_words(self._server, str(error))) from error
+        processed = logprobs_of(answer["choices"][0], Sampling()) == [0.0]
         if not processed or not all("error" in result for result in prepared):
             raise SettingsError(f"The vLLM server at inference.vllm.url must be started as {_PREPARED}.")
+
+    @staticmethod
+    async def _last_words(server: VLLMServer, otherwise: str) -> str:
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                return f"vLLM {await server.ended()}"
+        except TimeoutError:
+            return otherwise
 
     async def _fault(self, status: int | None, unanswered: int) -> str | None:
         if status == _DEAD:
@@ -347,11 +376,11 @@ class VLLMEngine:
             return "The vLLM server was started again, or somebody else changed its weights."
         return None
 
-    def _sampled(self, choice: Json, adapter: str | None, greedy: bool) -> Sampled:
+    def _sampled(self, choice: Json, adapter: str | None, sampling: Sampling) -> Sampled:
         reason = choice["finish_reason"]
         if reason not in ("stop", "length", "abort"):
             raise EngineFailure(f"vLLM gave a response up ({reason}).")
-        return Sampled(list(choice["token_ids"]), _logprobs(choice, greedy), reason, self._spans(choice, adapter))
+        return Sampled(list(choice["token_ids"]), logprobs_of(choice, sampling), reason, self._spans(choice, adapter))
 
     def _spans(self, choice: Json, adapter: str | None) -> list[VersionSpan]:
         """Which version made which tokens. Raises EngineFailure for weights that this engine did not load."""
@@ -359,29 +388,10 @@ class VLLMEngine:
         for span in choice["weight_versions"] or ():
             stamp = adapter if adapter is not None else span["version"]
             if span["version"] not in self._versions or stamp not in self._versions:
-                self.give_up("vLLM answered under weights that this service did not load.")
-                raise EngineFailure(
-                    "vLLM answered under weights that this service did not load; asking again may help."
-                )
+                self.give_up(f"{_FOREIGN}.")
+                raise EngineFailure(f"{_FOREIGN}; asking again may help.")
             spans.append(VersionSpan(version=self._versions[stamp], start=span["start"], end=span["end"]))
         return spans
-
-
-class _AllOrNothing:
-    """Whatever fails inside leaves vLLM with weights of which nobody knows: its end."""
-
-    def __init__(self, engine: VLLMEngine) -> None:
-        self._engine = engine
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is None:
-            return
-        self._engine.give_up(f"vLLM failed while it took new weights ({error}).")
-        if isinstance(error, DataError):
-            raise EngineFailure(f"vLLM failed while it took new weights ({error}); it is started again.") from error
 
 
 _PREPARED = (
@@ -397,52 +407,6 @@ def _vocabulary(directory: Path) -> int:
     if not isinstance(size, int):
         raise SettingsError(f"model.path: the config.json of {directory} does not give the vocab_size.")
     return size
-
-
-def _check(sampling: Sampling) -> None:
-    if sampling.temperature > _HOTTEST:
-        raise DataError(
-            f"vLLM takes temperatures up to {_HOTTEST:g}, not {sampling.temperature:g}.", field="sampling.temperature"
-        )
-
-
-def _request(prompt: Sequence[int], sampling: Sampling, n: int, model: str) -> Json:
-    parameters: Json = {
-        "n": n,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-        "ignore_eos": sampling.ignore_end,
-        "logprobs": 0,
-        "detokenize": False,
-    }
-    if sampling.seed is not None:
-        parameters["seed"] = sampling.seed
-    return {"token_ids": list(prompt), "model": model, "sampling_params": parameters}
-
-
-def _of_part(sampling: Sampling, index: int, start: int) -> Sampling:
-    """With a seed of its own for each part: two prompts under one seed would share their random numbers."""
-    if sampling.seed is None:
-        return sampling
-    digest = hashlib.sha256(f"{sampling.seed} {index} {start}".encode()).digest()
-    return sampling.model_copy(update={"seed": int.from_bytes(digest[:8]) >> 2})
-
-
-def _logprobs(choice: Json, greedy: bool) -> list[float]:
-    content = (choice["logprobs"] or {}).get("content") or []
-    return [0.0 if greedy else float(token["logprob"]) for token in content]
-
-
-def _asking_for(token: int) -> Json:
-    """Parameters for the log-prob of a token that may not be the one sampled. A second one must be asked for: vLLM
-    shows as many as were asked for, the sampled one before all others."""
-    return {"logprobs": 2, "logprob_token_ids": [token, 1 if token == 0 else 0]}
-
-
-def _logprob_of(choice: Json, token: int) -> float:
-    entries = choice["logprobs"]["content"][0]
-    return next(float(entry["logprob"]) for entry in [entries, *entries["top_logprobs"]] if entry["token_id"] == token)
 
 
 async def _together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

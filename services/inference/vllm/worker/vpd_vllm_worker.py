@@ -38,7 +38,7 @@ class WorkerExtension:
         """
         try:
             self._read = read_tensors(Path(directory))
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  told to the gateway
             self._read = {}
             return {"error": f"{type(error).__name__}: {error}"}
         return {"tensors": len(self._read)}
@@ -46,6 +46,8 @@ class WorkerExtension:
     def swap_weights(self) -> dict[str, Any]:
         """Load what was read. Raises what vLLM's loader raises; the worker is of no use then."""
         weights, self._read = self._read, {}
+        if not weights:
+            raise RuntimeError("no checkpoint has been read")
         self.model_runner.reload_weights(weights_iterator=iter(weights.items()))
         repack_tied_head(self.model_runner.get_model())
         return {"tensors": len(weights)}

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.services.inference.vllm.vllm_support import (
+    CANARY_IDS,
     CONTEXT,
     HIDDEN,
     PROMPTS,
@@ -222,6 +223,8 @@ def test_an_engine_killed_in_the_midst_of_rollouts_comes_back_with_the_version_p
     wait_until(lambda: _metric(service, "vpd_engine_restarts_total") == restarts + 1)
     wait_until(lambda: service.get("/readyz").status_code == 200, lambda: service.get("/readyz").text)
     assert service.get("/v1/policy").json()["version"] == 41
+    # All that this vLLM has been asked so far: one token to try it, and the canary.
+    assert _metric(service, "vllm:prompt_tokens_total") == 1 + len(CANARY_IDS)
     assert _metric(service, "vpd_policy_canary_nats") < CLOSE
     assert worst(root / "seed-41", sample(service, *PROMPTS)) < CLOSE
 
@@ -242,11 +245,31 @@ def test_a_client_that_hangs_up_stops_its_tokens(service: httpx.Client) -> None:
 # -------------------------------------------------------------------------------------------------------- the rest
 
 
-def test_a_temperature_that_vllm_does_not_take_names_its_field(service: httpx.Client) -> None:
-    response = service.post(
-        "/v1/rollouts", json={"prompts": PROMPTS, "sampling": {"temperature": 2.5, "max_tokens": 9}}
-    )
+@pytest.mark.parametrize("temperature", [2.5, 0.009, 1e-6])
+def test_a_temperature_that_vllm_does_not_sample_at_names_its_field(service: httpx.Client, temperature: float) -> None:
+    response = service.post("/v1/rollouts", json={"prompts": PROMPTS, "sampling": {"temperature": temperature}})
     assert (response.status_code, response.json()["field"]) == (422, "sampling.temperature")
+
+
+def test_logprobs_at_the_lowest_temperature_are_the_trainers(service: httpx.Client, root: Path, tied: bool) -> None:
+    publish(service, root, seed=17, tied=tied).raise_for_status()
+    made = sample(service, *PROMPTS, n=8, temperature=0.01)
+    # Rounding of the logits is divided by the temperature as well.
+    assert worst(root / "seed-17", made, 0.01) < CLOSE / 0.01
+
+
+def test_a_stream_has_the_responses_of_its_seed_however_many_parts_they_are_asked_for_in(
+    service: httpx.Client,
+) -> None:
+    client = openai.OpenAI(base_url=f"{service.base_url}/v1", api_key="none")
+    wanted: dict[str, Any] = {"model": "policy", "prompt": [9, 70, 71], "max_tokens": 6, "seed": 1, "n": 100}
+    whole = [choice.text for choice in client.completions.create(**wanted).choices]
+    texts = dict.fromkeys(range(100), "")
+    with client.completions.create(**wanted, stream=True) as stream:
+        for choice in (choice for chunk in stream for choice in chunk.choices):
+            texts[choice.index] += choice.text
+    assert list(texts.values()) == whole
+    assert len(set(whole)) > 50
 
 
 def test_an_openai_client_sees_the_tokens_as_they_come(service: httpx.Client) -> None:
@@ -279,7 +302,7 @@ def test_the_engines_own_figures_are_in_the_metrics(service: httpx.Client) -> No
 
 
 def _metric(client: httpx.Client, name: str) -> float:
-    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"{name} ")]
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
     return float(lines[0].rpartition(" ")[2]) if lines else 0.0
 
 

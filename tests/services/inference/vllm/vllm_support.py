@@ -17,6 +17,7 @@ import torch
 
 from services.inference.app import create_app
 from shared.settings import InferenceSettings, LearnerSettings, ModelSettings, Settings, VLLMSettings
+from tests.services.inference import inference_support
 from tests.serving import running
 from tests.tiny_model import make_tiny_model
 from trainer.policy import Policy, Sequences
@@ -94,12 +95,8 @@ def logprobs(directory: Path, prompt: list[int], response: list[int], temperatur
 
 
 def sample(client: httpx.Client, *prompts: dict[str, Any], n: int = 4, **sampling: Any) -> list[dict[str, Any]]:
-    """Rollouts, by the native route."""
-    body = {"prompts": list(prompts), "n": n, "sampling": {"max_tokens": 24, **sampling}}
-    response = client.post("/v1/rollouts", json=body)
-    assert response.status_code == 200, response.text
-    answer: list[dict[str, Any]] = response.json()["prompts"]
-    return answer
+    """Rollouts, by the native route, of 24 tokens if nothing else is said."""
+    return inference_support.sample(client, *prompts, n=n, **{"max_tokens": 24, **sampling})
 
 
 def worst(directory: Path, made: list[dict[str, Any]], temperature: float = 1.0) -> float:
