@@ -83,15 +83,15 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         description="Samples from the policy, with token ids, log-probs and policy versions.",
     )
     metrics.register(app.state.registry, store)
-    requests = Requests(running, text)
+    requests = Requests(running, text, store.require_tried)
     serving = [Depends(supervisor.require_serving)]
-    app.include_router(_sampling_routes(requests, store, metrics), dependencies=serving)
+    app.include_router(_sampling_routes(requests, metrics), dependencies=serving)
     app.include_router(make_openai_router(settings, requests), dependencies=serving)
     app.include_router(_policy_routes(store, supervisor))
     return app
 
 
-def _sampling_routes(requests: Requests, store: PolicyStore, metrics: Metrics) -> APIRouter:
+def _sampling_routes(requests: Requests, metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["policy"])
 
     @router.post("/v1/rollouts")
@@ -102,7 +102,6 @@ def _sampling_routes(requests: Requests, store: PolicyStore, metrics: Metrics) -
         ids = requests.prompt_ids(request.prompts)
         sampling = requests.fitted(ids, request.sampling, "sampling.max_tokens")
         made = await answered(http, requests.sample(ids, request.n, sampling))
-        await store.require_tried()
         metrics.count(made)
         return RolloutResponse(prompts=made)
 
@@ -111,9 +110,7 @@ def _sampling_routes(requests: Requests, store: PolicyStore, metrics: Metrics) -
         http: Request, request: Annotated[ScoreRequest, Body(openapi_examples=_SCORE_EXAMPLE)]
     ) -> ScoreResponse:
         """Log-probs, at temperature 1, of given tokens after given prompts."""
-        scored = await answered(http, requests.score(request.sequences))
-        await store.require_tried()
-        return ScoreResponse(sequences=scored)
+        return ScoreResponse(sequences=await answered(http, requests.score(request.sequences)))
 
     return router
 

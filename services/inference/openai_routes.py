@@ -121,7 +121,7 @@ async def _answer(
         wants_usage = request.wants_usage
         sent = events(pieces, choices, shape, request.model, prompt_tokens=prompt_tokens, wants_usage=wants_usage)
         return StreamingResponse(sent, media_type="text/event-stream")
-    made = await answered(http, requests.engine.generate(ids, request.n, sampling))
+    made = await answered(http, requests.generate(ids, request.n, sampling))
     responses = [response for several in made for response in several]
     shown = [
         Choice(requests.text.stream(), request.stops).feed(one.token_ids, one.logprobs, one.finish_reason)

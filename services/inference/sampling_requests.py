@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -38,11 +38,15 @@ async def answered(http: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 class Requests:
-    """What is asked of `engine`, in texts and tokens. Everything wrong with it is a DataError that names the field."""
+    """What is asked of `engine`, in texts and tokens. Everything wrong with it is a DataError that names the field.
 
-    def __init__(self, engine: Engine, text: Text) -> None:
+    `tried` returns when no publication is on trial, and raises EngineFailure if one has failed: no answer before.
+    """
+
+    def __init__(self, engine: Engine, text: Text, tried: Callable[[], Awaitable[None]]) -> None:
         self.engine = engine
         self.text = text
+        self._tried = tried
 
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each prompt."""
@@ -74,9 +78,15 @@ class Requests:
             field=field,
         )
 
+    async def generate(self, ids: Sequence[list[int]], n: int, sampling: Sampling) -> list[list[Sampled]]:
+        """`n` responses to each prompt, in order. Raises EngineFailure."""
+        made = await self.engine.generate(ids, n, sampling)
+        await self._tried()
+        return made
+
     async def sample(self, ids: Sequence[list[int]], n: int, sampling: Sampling) -> list[PromptRollouts]:
         """`n` rollouts of each prompt, in order. Raises EngineFailure."""
-        made = await self.engine.generate(ids, n, sampling)
+        made = await self.generate(ids, n, sampling)
         return [
             PromptRollouts(prompt_token_ids=prompt, rollouts=[self._rollout(sampled) for sampled in several])
             for prompt, several in zip(ids, made, strict=True)
@@ -88,6 +98,7 @@ class Requests:
             self._check_sequence(sequence, f"sequences.{index}")
         whole = [[*sequence.prompt_token_ids, *sequence.token_ids] for sequence in sequences]
         scored = await self.engine.score(whole)
+        await self._tried()
         return [
             ScoredSequence(logprobs=one.logprobs[-len(sequence.token_ids) :], version=one.version)
             for one, sequence in zip(scored, sequences, strict=True)

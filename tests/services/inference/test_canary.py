@@ -270,14 +270,20 @@ class SlowCanary(FaultyEngine):
 
 
 @pytest.mark.parametrize(("stale", "status"), [(0, 200), (2, 503)], ids=["right", "wrong"])
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/rollouts", {"prompts": [HELLO], "sampling": {"max_tokens": 4}}),
+        ("/v1/completions", {"model": "policy", "prompt": [9, 70], "max_tokens": 4}),
+    ],
+)
 def test_what_was_sampled_before_the_canary_is_answered_only_if_it_is_right(
-    settings: Settings, stale: int, status: int
+    settings: Settings, stale: int, status: int, route: str, body: dict[str, Any]
 ) -> None:
     engine = SlowCanary(settings.model, settings.inference)
     with serving(settings, engine) as client, ThreadPoolExecutor(1) as pool:
         engine.stale = stale
         published = pool.submit(client.post, "/v1/policy", json=version(settings, 5))
         assert engine.asked.wait(30)
-        answer = client.post("/v1/rollouts", json={"prompts": [HELLO], "sampling": {"max_tokens": 4}})
-        assert answer.status_code == status
+        assert client.post(route, json=body).status_code == status
         assert published.result().status_code == (200 if status == 200 else 500)
