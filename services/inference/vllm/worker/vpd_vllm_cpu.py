@@ -1,9 +1,12 @@
-"""What vLLM's CPU backend lacks: attention heads of any size, and seeds where a prompt is taken in several parts.
+"""What vLLM's CPU backend lacks: heads of any size, and seeds where a prompt is taken in several parts.
 
 Heads: there are kernels for some sizes only, and a model with others kills the engine at its first request. Queries,
 keys and values are padded with zeros up to the next size that has a kernel. That changes no product of a query and a
 key, the scale is the model's own, and what the values gain is cut off the output: the result is the same, for somewhat
 more memory and time.
+
+Rotary embeddings: the kernel stores 16 bytes at a time at aligned addresses, and ends the process where half a head is
+no multiple of that. Such heads are rotated by vLLM's own plain code.
 
 Seeds: while a prompt is not taken in whole, vLLM samples a token after its part, throws it away, and winds the
 request's generator back. Only generators of a GPU can do that; on a CPU the engine dies. Here such a request does not
@@ -24,6 +27,7 @@ def mend() -> None:
 
     if current_platform.is_cpu():
         _allow_any_head_size()
+        _allow_rotations_of_any_size()
         _allow_seeds_of_partial_prompts()
 
 
@@ -48,6 +52,19 @@ def _allow_any_head_size() -> None:
         return output.view(-1, self.num_heads, self.head_size)[..., : -self.padding].flatten(1)
 
     Attention.__init__, Attention.forward = init, forward
+
+
+def _allow_rotations_of_any_size() -> None:
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+    plain_forward_cpu = RotaryEmbedding.forward_cpu
+
+    def forward_cpu(self: Any, positions: Any, query: Any, key: Any = None) -> Any:
+        aligned = self.rotary_dim // 2 * query.element_size() % 16 == 0
+        forward = plain_forward_cpu if aligned else RotaryEmbedding.forward_native
+        return forward(self, positions, query, key)
+
+    RotaryEmbedding.forward_cpu = forward_cpu
 
 
 def _allow_seeds_of_partial_prompts() -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
-from shared.settings import VLLMSettings
+from shared.models import resolve_model
+from shared.settings import LearnerSettings, VLLMSettings
 from tests.services.inference.vllm.vllm_support import (
     CONTEXT,
     PROMPTS,
@@ -20,6 +22,7 @@ from tests.services.inference.vllm.vllm_support import (
     worst,
 )
 from tests.tiny_model import make_tiny_model
+from trainer.policy import Policy
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
@@ -59,3 +62,21 @@ def test_a_seed_gives_the_same_tokens_however_many_parts_the_prompt_is_taken_in(
     first = tokens()
     # Now most of the prompt is remembered, and one part is left of it.
     assert tokens() == first
+
+
+def test_a_model_whose_heads_have_no_kernel_serves_in_bfloat16_what_the_trainer_publishes(root: Path) -> None:
+    source = Path(resolve_model("builtin:renamed_library"))
+    settings = settings_for(source, root / "bfloat16")
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"dtype": "bfloat16"})})
+    trained = Policy(source, settings.model, LearnerSettings(), temperature=1.0)
+    with torch.no_grad():
+        for weights in trained.network.parameters():
+            weights.mul_(1.1)
+    trained.save(root / "bfloat16" / "v1")
+    canary = trained.canary()
+    assert canary is not None
+    announced = publication(root / "bfloat16" / "v1", version=1, canary=canary.model_dump())
+    with gateway(settings) as client:
+        response = client.post("/v1/policy", json=announced)
+        assert response.status_code == 200, response.text
+        assert {len(one["token_ids"]) for one in sample(client, *PROMPTS, n=2, ignore_end=True)[0]["rollouts"]} == {24}
