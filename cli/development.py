@@ -15,18 +15,21 @@ from shared.load_settings import resolve_settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test(arguments: Sequence[str], *, e2e: bool, compose: bool, slow: bool, vllm: bool) -> int:
-    """Run pytest: the default suite on all cores, or the marked suites one test (with vLLM two files) at a time.
+def test(arguments: Sequence[str], *, e2e: bool, compose: bool, slow: bool, vllm: bool, chaos: bool) -> int:
+    """Run pytest: the default suite and the chaos runs on all cores, the other marked suites one test (with vLLM two
+    files) at a time.
 
     Returns its exit code. What the tests with vLLM need is installed first.
     """
     _require_checkout()
-    suites = {"e2e": e2e, "compose": compose, "slow": slow, "vllm": vllm}
+    suites = {"e2e": e2e, "compose": compose, "slow": slow, "vllm": vllm, "chaos": chaos}
     if vllm:
         print(install_alone(resolve_settings([], [], {}).settings), flush=True)
     marks = [mark for mark, asked in suites.items() if asked]
     default = ["-m", " and ".join(f"not {mark}" for mark in suites), "-n", str(_cores())]
     chosen = ["-m", " or ".join(marks)] if marks else default
+    if marks == ["chaos"]:
+        chosen += ["-n", str(_cores())]
     if marks == ["vllm"]:
         # vLLM's start is mostly one process's imports; a file's tests share what they started.
         chosen += ["-n", str(min(2, _cores())), "--dist", "loadfile"]

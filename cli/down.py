@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 
 from cli.claim import Claim, Stack, stacks_below, start_time
+from cli.stack import JOB_GRACE_S, is_job
 from shared.errors import SettingsError, VPDError
 
-_SUPERVISOR_S = 120.0
+_SUPERVISOR_S = JOB_GRACE_S + 120.0
 _PROCESS_S = 10.0
 _POLL_S = 0.1
 
@@ -50,8 +51,9 @@ def down(runs: Path, name: str | None) -> str:
     if stack.supervised():
         _stop_supervisor(path, stack)
     else:
-        for tier in (["collector", "learner"], [n for n in stack.pids if n != "redis"], ["redis"]):
-            _stop_processes({n: pid for n, pid in stack.alive().items() if n in tier})
+        _stop_processes({name: pid for name, pid in stack.alive().items() if is_job(name)}, JOB_GRACE_S)
+        _stop_processes({name: pid for name, pid in stack.alive().items() if name != "redis"}, _PROCESS_S)
+        _stop_processes(stack.alive(), _PROCESS_S)
     Claim(path).forget()
     return f"The stack of {path} is down."
 
@@ -65,11 +67,11 @@ def _stop_supervisor(path: Path, stack: Stack) -> None:
         time.sleep(_POLL_S)
 
 
-def _stop_processes(pids: dict[str, int]) -> None:
-    """SIGTERM, then SIGKILL to what is left of each process group."""
+def _stop_processes(pids: dict[str, int], grace_s: float) -> None:
+    """SIGTERM, then SIGKILL to what is left of each process group after `grace_s` seconds."""
     began = {pid: start_time(pid) for pid in pids.values()}
     _signal(list(began), signal.SIGTERM)
-    deadline = time.monotonic() + _PROCESS_S
+    deadline = time.monotonic() + grace_s
     while any(start_time(pid) == start != "" for pid, start in began.items()) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     _signal([pid for pid, start in began.items() if start_time(pid) == start], signal.SIGKILL)

@@ -47,6 +47,7 @@ Engine = Annotated[
 BasePort = Annotated[
     int, typer.Option("--base-port", min=1, max=65_000, help="Port of the first service; the others follow it.")
 ]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name below `run.dir`.")]
 
 
 @app.callback()
@@ -67,7 +68,8 @@ def up(
 ) -> None:
     """Start Redis, the services and the trainer; show the run; stop everything at its end.
 
-    A run that was stopped goes on from its last checkpoint when it is called again.
+    Ctrl-C or SIGTERM ends the run after its running step, with a checkpoint and exit code 0; a second one ends it at
+    once, with 128 + its number. Either way the same command goes on with the run, and loses nothing.
     """
     from cli.up import up as start
 
@@ -137,6 +139,47 @@ def evaluate(recipe: Recipes = None, set_: Overrides = None) -> None:
     raise typer.Exit(_trainer("evaluate", _settings(recipe, set_)))
 
 
+@app.command(epilog="Example: `vpd audit demo`")
+def audit(
+    run: Run,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
+    recipe: Recipes = None,
+    set_: Overrides = None,
+) -> None:
+    """Prove from a run's files that no group was lost and none was counted twice, whatever was killed meanwhile.
+
+    It reads the run's ledger, whose lines are chained by digests, and checks the stored batches, the checkpoints and
+    the metrics against it; then it says how old the rollouts were that were trained on, what was done again after a
+    stop, and which groups were dropped and why. No service and no model is needed, and the run may go on meanwhile.
+
+    Exit codes: 0 clean, 1 a problem was found, 2 there is no such run.
+    """
+    from trainer.audit import main as check_ledger
+
+    raise typer.Exit(check_ledger(_run_directory(run, recipe, set_), as_json=json))
+
+
+@app.command(epilog="Example: `vpd replay demo --step 12`")
+def replay(
+    run: Run,
+    step: Annotated[int, typer.Option("--step", min=0, help="The training step, counted from 0.")],
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
+    recipe: Recipes = None,
+    set_: Overrides = None,
+) -> None:
+    """Do a training step again from its stored batch, every service off, and compare every figure of it.
+
+    It starts from the newest kept checkpoint before the step, or from the initial model, and does the steps in between
+    as well. On the machine of the run the losses and the weights come out the same to the last bit: what is recorded
+    is what these rollouts and this feedback give.
+
+    Exit codes: 0 identical, 1 something differs, 2 there is no such run or step.
+    """
+    from trainer.replay import main as do_again
+
+    raise typer.Exit(do_again(_run_directory(run, recipe, set_), step=step, as_json=json))
+
+
 @app.command(epilog="Example: `vpd experiment smoke --jobs 2`; then `vpd experiment report smoke`")
 def experiment(
     what: Annotated[
@@ -189,11 +232,12 @@ def test(
     compose: Annotated[bool, typer.Option("--compose", help="Only the tests that need a Docker engine.")] = False,
     slow: Annotated[bool, typer.Option("--slow", help="Only the tests that run thousands of programs.")] = False,
     vllm: Annotated[bool, typer.Option("--vllm", help="Only the tests with vLLM; installs it if missing.")] = False,
+    chaos: Annotated[bool, typer.Option("--chaos", help="Only the runs whose processes are killed.")] = False,
 ) -> None:
     """Run the project's tests; further arguments go to pytest, like `vpd test tests/shared -k queue`."""
     from cli import development
 
-    raise typer.Exit(development.test(context.args, e2e=e2e, compose=compose, slow=slow, vllm=vllm))
+    raise typer.Exit(development.test(context.args, e2e=e2e, compose=compose, slow=slow, vllm=vllm, chaos=chaos))
 
 
 @app.command()
@@ -248,7 +292,8 @@ def docs(
 
 
 def main() -> None:
-    """Entry point of `vpd`. Exit codes: 0 done, 1 failed, 2 wrong settings or arguments, 128+N stopped by signal N."""
+    """Entry point of `vpd`. Exit codes: 0 done, or a run that was asked to stop and did so after its step; 1 failed;
+    2 wrong settings or arguments; 128+N stopped at once by signal N."""
     sys.excepthook = _Errors.report
     try:
         # Not app(): Typer would put its own excepthook in place of ours.
@@ -288,6 +333,19 @@ def _resolve(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
 
 def _settings(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
     return _resolve(recipes, overrides).settings
+
+
+def _run_directory(run: str, recipes: list[Path] | None, overrides: list[str] | None) -> Path:
+    """The directory of a run that is named by its path or by its name."""
+    below = Path(_settings(recipes, overrides).run.dir)
+    for path in (Path(run), below / run):
+        if (path / "run.json").is_file():
+            return path
+    names = ", ".join(sorted(file.parent.name for file in below.glob("*/run.json"))) or "none"
+    raise SettingsError(
+        f"There is no run {run}: name its directory, or one of the runs in {below} ({names}; --set run.dir=DIRECTORY "
+        "looks elsewhere)."
+    )
 
 
 def _trainer(module: str, settings: Any) -> int:

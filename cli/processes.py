@@ -18,7 +18,6 @@ from pathlib import Path
 from shared.errors import InfrastructureError
 from shared.tether import tethered
 
-GRACE_S = 30.0
 _POLL_S = 0.05
 _TAIL_LINES = 5
 _FULL_DISK_BYTES = 2**20
@@ -36,7 +35,12 @@ class Spec:
     command: Sequence[str]
     tier: int = 0
     restarts: int = 0
-    """How often it is started again after dying; a process with 0 may end, and ends the stack if it fails."""
+    """How often it is started again after dying."""
+    ends: bool = False
+    """Whether it ends by itself. Such a process is started again only where a signal killed it: with code 0 it is
+    finished, and any other code ends the stack with its last words."""
+    grace_s: float = 30.0
+    """How long it may take to end once it is asked to."""
     environment: Mapping[str, str] | None = None
     """The whole environment; None: the supervisor's own."""
 
@@ -76,12 +80,12 @@ class Supervisor:
         return self._running[name].process.poll() is not None
 
     def check(self) -> None:
-        """Restart what died and may be; raises `ProcessFailed` for what may not be and did not exit with 0."""
+        """Restart what died and may be; raises `ProcessFailed` for what may not be and is not finished."""
         for name, one in list(self._running.items()):
             code = one.process.poll()
             if code is None or one.exit_code is not None:
                 continue
-            if one.spec.restarts == 0:
+            if one.spec.ends and code >= 0:
                 one.exit_code = code
                 if code != 0:
                     raise self.failure(name)
@@ -99,24 +103,40 @@ class Supervisor:
     def failure(self, name: str) -> ProcessFailed:
         """The error for a process that ended: how, how often, and its last words."""
         one = self._running[name]
-        times = f" {one.spec.restarts + 1} times" if one.spec.restarts and not one.restarts_left else ""
+        code = one.process.wait()
+        again_and_again = one.spec.restarts and not one.restarts_left and not (one.spec.ends and code >= 0)
+        times = f" {one.spec.restarts + 1} times" if again_and_again else ""
         words = last_words(self.log(name), one.log_start)
         if shutil.disk_usage(self._logs).free < _FULL_DISK_BYTES:
             words = f"the disk of {self._logs} is full, so its log may lack the reason; free some space and go on"
-        return ProcessFailed(f"{name} {_how(one.process.wait())}{times}: {words} (log: {self.log(name)})")
+        return ProcessFailed(f"{name} {_how(code)}{times}: {words} (log: {self.log(name)})")
 
     def log(self, name: str) -> Path:
         """Where the output of a process goes."""
         return self._logs / f"{name}.log"
 
-    def stop(self, *, grace_s: float = GRACE_S, hurry: Callable[[], bool] = lambda: False) -> None:
-        """SIGTERM tier by tier, SIGKILL for what is left after `grace_s` seconds each, or once `hurry` says so.
+    def finish(self, *, hurry: Callable[[], bool] = lambda: False) -> bool:
+        """Ask what ends by itself to end, and wait: whether there is such a process and all of them did so.
+
+        SIGKILL for what is left after its grace, or once `hurry` says so. Raises `ProcessFailed` for one that ended
+        with an error instead.
+        """
+        jobs = {name: one for name, one in self._running.items() if one.spec.ends}
+        _terminate(list(jobs.values()), hurry)
+        for name, one in jobs.items():
+            if one.process.wait() > 0:
+                raise self.failure(name)
+        # One that SIGTERM ended had not begun its work.
+        return bool(jobs) and all(one.process.wait() in (0, -signal.SIGTERM) for one in jobs.values())
+
+    def stop(self, *, hurry: Callable[[], bool] = lambda: False) -> None:
+        """SIGTERM tier by tier, SIGKILL for what is left after its grace, or once `hurry` says so.
 
         Stopping twice does nothing.
         """
         for tier in sorted({one.spec.tier for one in self._running.values()}, reverse=True):
             members = [one for one in self._running.values() if one.spec.tier == tier]
-            _terminate([one.process for one in members], grace_s, hurry)
+            _terminate(members, hurry)
             for one in members:
                 self._kill_group(one)
         self._running.clear()
@@ -160,15 +180,19 @@ def last_words(log: Path, start: int = 0) -> str:
     return errors[-1] if errors else " | ".join(lines[-_TAIL_LINES:]) or "it left no message"
 
 
-def _terminate(processes: Sequence[subprocess.Popen[bytes]], grace_s: float, hurry: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + grace_s
-    for process in processes:
-        process.terminate()
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline and not hurry():
+def _terminate(members: Sequence[_Running], hurry: Callable[[], bool]) -> None:
+    began = time.monotonic()
+    for one in members:
+        one.process.terminate()
+    while not hurry() and any(_may_take_longer(one, began) for one in members):
         time.sleep(_POLL_S)
-    for process in processes:
-        process.kill()
-        process.wait()
+    for one in members:
+        one.process.kill()
+        one.process.wait()
+
+
+def _may_take_longer(one: _Running, began: float) -> bool:
+    return one.process.poll() is None and time.monotonic() < began + one.spec.grace_s
 
 
 def _how(code: int) -> str:

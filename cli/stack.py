@@ -23,10 +23,11 @@ from shared.load_settings import Resolved, secret_environment
 from shared.settings import Settings
 
 SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback")
-JOBS = ("collector", "learner")
 BASE_PORT = 8201
 _TIERS = {"redis": 0, "service": 1, "job": 2}
 _RESTARTS = 3
+JOB_GRACE_S = 120.0
+"""A job ends after its running step and a checkpoint, which take long with a large model."""
 _LONGEST_SOCKET_PATH = 100
 
 
@@ -112,16 +113,33 @@ def redis_spec(command: Sequence[str]) -> Spec:
 
 
 def job_specs(settings: Settings, settings_file: Path) -> list[Spec]:
-    """Collector and learner, which end with the run."""
+    """Collectors and learner, which end with the run; what the kernel kills is started again, and resumes."""
     return [
         Spec(
             name,
-            vpd("train", "--only", name, "--recipe", str(settings_file)),
+            vpd("train", "--only", kind, "--recipe", str(settings_file)),
             tier=_TIERS["job"],
-            environment=child_environment(settings, heavy=name == "learner"),
+            restarts=_RESTARTS,
+            ends=True,
+            grace_s=JOB_GRACE_S,
+            environment=child_environment(settings, heavy=kind == "learner") | _own_name(kind, name),
         )
-        for name in JOBS
+        for kind, name in [*(("collector", name) for name in _collectors(settings)), ("learner", "learner")]
     ]
+
+
+def is_job(name: str) -> bool:
+    """Whether a process of this name is one of `job_specs`."""
+    return name.partition("-")[0] in ("collector", "learner")
+
+
+def _collectors(settings: Settings) -> list[str]:
+    return ["collector", *(f"collector-{number}" for number in range(2, settings.rollout.collectors + 1))]
+
+
+def _own_name(kind: str, name: str) -> dict[str, str]:
+    # Started again under its name, a collector goes on with the prompts that it had reserved.
+    return {"VPD_COLLECTOR_NAME": name} if kind == "collector" else {}
 
 
 def vpd(*arguments: str) -> list[str]:

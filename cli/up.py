@@ -21,7 +21,7 @@ from cli.claim import Claim, require_space
 from cli.interrupts import Interrupts, Stopped
 from cli.processes import Spec, Supervisor
 from cli.progress import MetricsTail, Progress, result_lines
-from cli.stack import JOBS, Plan, job_specs, plan_stack, redis_spec, require_free_ports, service_specs
+from cli.stack import Plan, job_specs, plan_stack, redis_spec, require_free_ports, service_specs
 from cli.vllm_environment import install, missing
 from shared.errors import InfrastructureError, ServiceUnavailable
 from shared.load_settings import Resolved, public_settings
@@ -75,7 +75,11 @@ def train(settings: Settings, *, resume: str) -> int:
 
 @contextmanager
 def _session(claim: Claim, settings: Settings, resume: str, *, tethered: bool) -> Iterator[_Session]:
-    """Whatever happens inside, no process is left behind; a signal ends the block and says how to go on."""
+    """Whatever happens inside, no process is left behind; a signal ends the block and says how to go on.
+
+    Collector and learner finish their step then, and the exit code is 0. Where there is none yet, or a second signal
+    does not wait for it, the code is the signal's.
+    """
     with Interrupts() as interrupts, Progress(Console(), settings.run.steps) as progress:
         supervisor = Supervisor(claim.path / "logs", tethered=tethered, say=progress.say)
         session = _Session(claim, supervisor, progress, interrupts)
@@ -83,13 +87,16 @@ def _session(claim: Claim, settings: Settings, resume: str, *, tethered: bool) -
             yield session
         except Stopped as stopped:
             progress.say(f"Stopping after the running step ({stopped}); once more stops at once.")
-            session.exit_code = stopped.exit_code
+            session.stopped = True
+            session.exit_code = 0 if supervisor.finish(hurry=interrupts.hurry) else stopped.exit_code
         finally:
             if not session.kept:
                 supervisor.stop(hurry=interrupts.hurry)
                 claim.forget()
             claim.release()
-        if session.exit_code:
+        if session.stopped and session.read_result():
+            session.exit_code = 0
+        elif session.stopped:
             progress.say(f"Stopped. To go on from the last checkpoint: {resume}")
     for line in session.result:
         print(line)
@@ -104,6 +111,7 @@ class _Session:
     progress: Progress
     interrupts: Interrupts
     exit_code: int = 0
+    stopped: bool = False
     kept: bool = False
     result: Sequence[str] = ()
     services: dict[str, str] = field(default_factory=dict)
@@ -133,12 +141,13 @@ class _Session:
     def train(self, jobs: Sequence[Spec]) -> None:
         """Run collector and learner to their end. Raises `VPDError` with the last words of one that fails."""
         tail, timings = (MetricsTail(self.claim.path / name) for name in ("metrics.jsonl", "timings.jsonl"))
+        names = [spec.name for spec in jobs]
         for spec in jobs:
             self.supervisor.start(spec)
         self.progress.status("Collector and learner start; first the policy is evaluated on held-out tasks")
         services = self._note()
         collector_deadline: float | None = None
-        while not self.supervisor.finished(JOBS):
+        while not self.supervisor.finished(names):
             self.interrupts.check()
             self.supervisor.check()
             # Metrics before timings: the learner writes them the other way round, so that no step lacks its times.
@@ -151,10 +160,15 @@ class _Session:
                     break
             time.sleep(_POLL_S)
         self.progress.update(tail.read(), timings.read())
-        summary = self.claim.summary()
-        if summary is None:
+        if not self.read_result():
             raise InfrastructureError(f"The learner left no summary; its log is {self.supervisor.log('learner')}.")
-        self.result = result_lines(summary, self.claim.path)
+
+    def read_result(self) -> bool:
+        """Take up what the run came to; False where it is not complete."""
+        summary = self.claim.summary()
+        if summary is not None:
+            self.result = result_lines(summary, self.claim.path)
+        return summary is not None
 
     def keep(self, plan: Plan) -> None:
         """Leave the services running for `vpd status` and `vpd down`."""

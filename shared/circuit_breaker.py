@@ -7,20 +7,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 
 class CircuitBreaker:
     """Closed until `failures` calls in a row have failed; then open for `cooldown_s` seconds; then half-open: one
-    call is let through, and its outcome closes the circuit or opens it for another cool-down."""
+    call is let through, and its outcome closes the circuit or opens it again, each time for twice as long, at most
+    `longest_cooldown_s`."""
 
     def __init__(
-        self, *, failures: int = 3, cooldown_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        failures: int = 3,
+        cooldown_s: float = 10.0,
+        longest_cooldown_s: float = 120.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._threshold = failures
-        self._cooldown_s = cooldown_s
+        self._first_cooldown_s = self._cooldown_s = cooldown_s
+        self._longest_cooldown_s = longest_cooldown_s
         self._clock = clock
         self._failed_in_a_row = 0
         self._open_until: float | None = None
+
+    @property
+    def state(self) -> Literal["closed", "open", "half-open"]:
+        """Whether calls are let through, are not, or the next one is to try."""
+        if self._open_until is None:
+            return "closed"
+        return "open" if self.retry_in_s() > 0 else "half-open"
 
     def allow(self) -> bool:
         """Whether a call may be made now; a half-open circuit lets one through for each cool-down."""
@@ -28,12 +43,14 @@ class CircuitBreaker:
             return True
         if self._clock() < self._open_until:
             return False
+        self._cooldown_s = min(2 * self._cooldown_s, self._longest_cooldown_s)
         self._open_until = self._clock() + self._cooldown_s
         return True
 
     def succeeded(self) -> None:
         """Report a call that worked."""
         self._failed_in_a_row = 0
+        self._cooldown_s = self._first_cooldown_s
         self._open_until = None
 
     def failed(self) -> None:

@@ -7,32 +7,40 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
 from shared.errors import SettingsError
 from shared.feedback_source import FeedbackClient, SourceStats
-from shared.protocol import Capabilities, Feedback, FeedbackItem, Sibling
+from shared.protocol import Capabilities, Feedback, FeedbackFailure, FeedbackItem, Sibling
 from shared.settings import FeedbackSettings
 
-__all__ = ["FeedbackClient", "FeedbackSources", "Judgement", "SourceStats"]
+__all__ = ["Ask", "FeedbackClient", "FeedbackSources", "Judgement", "SourceStats"]
+
+Ask = Callable[[FeedbackClient, str, Sequence[FeedbackItem]], Awaitable[list[Feedback]]]
+"""How one source is asked about the items of a run: one Feedback for each item, in order."""
 
 
 @dataclass
 class Judgement:
     """What was said about one rollout, in the order of the settings.
 
-    `feedback` may be trained on; `shadow` is what shadow sources said, to be recorded only. `outage` is a sentence
-    when the outcome is missing because its source failed: such a rollout must be judged again, or dropped.
+    `feedback` may be trained on; `shadow` is what shadow sources said, to be recorded only. `failure` says why the
+    outcome is missing; it is None where there is one, and where its source abstained.
     """
 
     feedback: list[Feedback] = field(default_factory=list)
     reward: float | None = None
     success: bool | None = None
     shadow: list[Feedback] = field(default_factory=list)
-    outage: str | None = None
+    failure: FeedbackFailure | None = None
+
+
+async def ask_once(client: FeedbackClient, run_id: str, items: Sequence[FeedbackItem]) -> list[Feedback]:
+    """Ask, and take what comes."""
+    return await client.ask(run_id, items)
 
 
 class FeedbackSources:
@@ -42,19 +50,19 @@ class FeedbackSources:
         self._clients = {
             name: FeedbackClient(name, source, api_key=api_key) for name, source in settings.sources.items()
         }
-        self._outcome = next(c for c in self._clients.values() if _sets_reward(c) and not c.source.shadow)
+        self.outcome = next(c for c in self._clients.values() if _sets_reward(c) and not c.source.shadow)
 
     @property
-    def stats(self) -> dict[str, SourceStats]:
-        """What became of the items each source was asked about so far."""
-        return {name: client.stats for name, client in self._clients.items()}
+    def clients(self) -> list[FeedbackClient]:
+        """All sources, in the order of the settings; `outcome` is the one among them that sets the reward."""
+        return list(self._clients.values())
 
     async def probe(self) -> dict[str, Capabilities]:
         """What every source can do. Raises ServiceUnavailable naming the first that does not answer and its URL,
         SettingsError if the source that is to set the reward gives none."""
         found = await asyncio.gather(*(client.capabilities() for client in self._clients.values()))
         capabilities = dict(zip(self._clients, found, strict=True))
-        outcome = self._outcome
+        outcome = self.outcome
         if not capabilities[outcome.name].gives_reward:
             raise SettingsError(
                 f"feedback.sources.{outcome.name} has role '{outcome.source.role}', but the source at "
@@ -62,19 +70,19 @@ class FeedbackSources:
             )
         return capabilities
 
-    async def judge(self, run_id: str, items: Sequence[FeedbackItem]) -> dict[str, Judgement]:
+    async def judge(self, run_id: str, items: Sequence[FeedbackItem], *, ask: Ask = ask_once) -> dict[str, Judgement]:
         """What all sources say about `items`, by trajectory id; trajectory ids must differ.
 
         The outcome source is asked first. Then the others, all at once, about items that carry their outcome and
         their siblings with theirs (items of one group are each other's siblings unless they name their own). If the
-        outcome source failed on every item, nobody else is asked. A failing source never raises.
+        outcome source failed on every item, nobody else is asked. Raises nothing but what `ask` raises.
         """
         unjudged = _with_siblings(items)
-        outcomes = await self._outcome.ask(run_id, unjudged)
+        outcomes = await ask(self.outcome, run_id, unjudged)
         judgements = {one.trajectory_id: _judgement(one) for one in outcomes}
-        said = {self._outcome.name: outcomes}
-        if not all(judgement.outage for judgement in judgements.values()):
-            said |= await self._ask_others(run_id, unjudged, _with_outcomes(unjudged, judgements))
+        said = {self.outcome.name: outcomes}
+        if not all(j.failure is not None and j.failure.class_ == "infra" for j in judgements.values()):
+            said |= await self._ask_others(run_id, unjudged, _with_outcomes(unjudged, judgements), ask)
         for name, client in self._clients.items():
             for one in said.get(name, []):
                 judgement = judgements[one.trajectory_id]
@@ -86,15 +94,23 @@ class FeedbackSources:
         await asyncio.gather(*(client.aclose() for client in self._clients.values()))
 
     async def _ask_others(
-        self, run_id: str, unjudged: Sequence[FeedbackItem], judged: Sequence[FeedbackItem]
+        self, run_id: str, unjudged: Sequence[FeedbackItem], judged: Sequence[FeedbackItem], ask: Ask
     ) -> dict[str, list[Feedback]]:
-        others = [client for client in self._clients.values() if client is not self._outcome]
-        asked = [
+        asked = {
             # A shadow outcome must not copy the real one.
-            client.ask(run_id, _wanted(client, judged, unjudged if _sets_reward(client) else judged))
-            for client in others
-        ]
-        return dict(zip((client.name for client in others), await asyncio.gather(*asked), strict=True))
+            client.name: asyncio.ensure_future(
+                ask(client, run_id, _wanted(client, judged, unjudged if _sets_reward(client) else judged))
+            )
+            for client in self._clients.values()
+            if client is not self.outcome
+        }
+        try:
+            return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        finally:
+            # Where one raises, the others would go on asking for nobody.
+            for task in asked.values():
+                task.cancel()
+            await asyncio.gather(*asked.values(), return_exceptions=True)
 
 
 def _sets_reward(client: FeedbackClient) -> bool:
@@ -119,8 +135,7 @@ def _judgement(outcome: Feedback) -> Judgement:
         if reward is None and success is not None:
             reward = float(success)
         return Judgement(reward=reward, success=success)
-    failed = outcome.error if outcome.error is not None and outcome.error.class_ == "infra" else None
-    return Judgement(outage=failed.message if failed is not None else None)
+    return Judgement(failure=outcome.error)
 
 
 def _with_siblings(items: Sequence[FeedbackItem]) -> list[FeedbackItem]:

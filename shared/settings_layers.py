@@ -15,6 +15,9 @@ from typing import Any
 from shared import settings_tree as tree
 from shared.errors import SettingsError
 
+_NO_SETTINGS = ("VPD_COLLECTOR_NAME",)
+"""Variables that say which process one is, and so differ where the settings are the same."""
+
 
 @dataclass(frozen=True)
 class Raw:
@@ -63,7 +66,7 @@ def recipe_layer(path: Path) -> Layer:
 
 def environment_layers(environ: Mapping[str, str]) -> Iterator[Layer]:
     for name in sorted(environ):
-        if name.upper().startswith("VPD_") and environ[name] != "":
+        if name.upper().startswith("VPD_") and name not in _NO_SETTINGS and environ[name] != "":
             path = tuple(name[len("VPD_") :].lower().split("__"))
             yield Layer(_nest(path, Raw(environ[name])), name, environment=True)
 

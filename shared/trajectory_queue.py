@@ -7,74 +7,35 @@ pending, and comes back to whoever takes next under the same consumer name after
 Keys of a run, all in one hash slot (`P` is `vpd:{RUN_ID}:`):
     P groups     stream of small entries: group id, step, version, bytes and sha256 of the body
     P body:ID    the body of a group; the stream entry is its claim check
-    P known      hash of every group id ever published to its entry id; outlives the acknowledgement
+    P known      hash of published group ids to their step and entry; outlives the acknowledgement
+    P floor      the step below which every slot is settled: groups of such steps are refused, and no longer `known`
     P dead       stream of groups given up, each with a reason; their bodies stay for inspection
 
-How a body is written is in `shared/group_codec.py`. Stored sizes are bounded by admission (`credits`), never by
-trimming the stream.
+Who is at work on which prompt slot is in `shared/slot_leases.py`, how a body is written in `shared/group_codec.py`, and
+what happens as a whole or not at all in `shared/queue_scripts.py`. What is stored is bounded by admission (a slot is
+reserved below a limit that follows the policy version) and by `settle_below`, never by trimming the stream.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import redis
-from redis.backoff import EqualJitterBackoff
-from redis.retry import Retry
 
-from shared.errors import DataError, QueueUnavailable
+from shared import queue_scripts as scripts
+from shared.errors import DataError
 from shared.group_codec import decode_group, digest, encode_group
+from shared.prompt_slots import Slot
 from shared.protocol import RolloutGroup
 from shared.settings import QueueSettings
+from shared.slot_leases import SlotLeases
 
 CONSUMER_GROUP = "learner"
-_ANSWER_TIMEOUT_S = 10.0
-_CONNECT_TIMEOUT_S = 3.0
 # Shorter than the answer timeout, or every idle wait would look like a lost connection.
 _BLOCK_S = 2.0
-
-# KEYS known, groups, body; ARGV group id, body, step, version, bytes, sha256
-_PUBLISH = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return 0 end
-redis.call('SET', KEYS[3], ARGV[2])
-local entry = redis.call('XADD', KEYS[2], '*', 'group_id', ARGV[1], 'step', ARGV[3], 'version', ARGV[4],
-                         'bytes', ARGV[5], 'sha256', ARGV[6])
-redis.call('HSET', KEYS[1], ARGV[1], entry)
-return 1
-"""
-
-# KEYS known, groups, then bodies; ARGV consumer group, then group ids
-_ACK = """
-for i = 2, #ARGV do
-  local entry = redis.call('HGET', KEYS[1], ARGV[i])
-  if entry then
-    redis.call('XACK', KEYS[2], ARGV[1], entry)
-    redis.call('XDEL', KEYS[2], entry)
-    redis.call('DEL', KEYS[i + 1])
-  end
-end
-"""
-
-# KEYS known, groups, dead; ARGV consumer group, group id, reason
-_DEAD_LETTER = """
-local entry = redis.call('HGET', KEYS[1], ARGV[2])
-if not entry then return 0 end
-local found = redis.call('XRANGE', KEYS[2], entry, entry)
-if #found == 0 then return 0 end
-local fields = found[1][2]
-table.insert(fields, 'reason')
-table.insert(fields, ARGV[3])
-redis.call('XADD', KEYS[3], '*', unpack(fields))
-redis.call('XACK', KEYS[2], ARGV[1], entry)
-redis.call('XDEL', KEYS[2], entry)
-return 1
-"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +56,7 @@ class DeadLetter:
     reason: str
 
 
-class TrajectoryQueue:
+class TrajectoryQueue(SlotLeases):
     """One run's queue, as a collector or the consumer named `consumer` sees it. Not for use by several threads.
 
     A consumer name is stable across restarts: two live processes must not share one. Entries that a consumer of
@@ -106,37 +67,37 @@ class TrajectoryQueue:
     def __init__(
         self, settings: QueueSettings, run_id: str, *, consumer: str = "learner-0", dead_after_s: float = 3600.0
     ) -> None:
-        self.run_id = run_id
-        self.consumer = consumer
+        super().__init__(settings, run_id, consumer=consumer)
         self._max_deliveries = settings.max_deliveries
         self._dead_after_ms = int(dead_after_s * 1000)
-        self._where = _without_password(settings.url)
-        self._prefix = f"vpd:{{{run_id}}}:"
-        self._groups, self._known, self._dead = (self._prefix + name for name in ("groups", "known", "dead"))
-        options: dict[str, Any] = {
-            "protocol": 2,
-            "socket_timeout": _ANSWER_TIMEOUT_S,
-            "socket_connect_timeout": _CONNECT_TIMEOUT_S,
-            "retry": Retry(EqualJitterBackoff(cap=0.5, base=0.05), 3),
-        }
-        # Any: the shape of a reply depends on the command, and the type stubs of redis disagree about them.
-        self._client: Any = redis.Redis.from_url(settings.url, **options)
+        self._groups, self._known, self._floor, self._dead = map(self._key, ("groups", "known", "floor", "dead"))
         self._ready: deque[RolloutGroup] = deque()
-        self._held: dict[bytes, str] = {}
+        self._held: dict[str, bytes] = {}
 
     # ------------------------------------------------------------------------------------------------- producers
 
     def publish(self, group: RolloutGroup) -> bool:
-        """Add a group. False when a group of this id was published before, whatever became of it."""
+        """Add a group and end its slot's lease. False where a group of this id was published before, whatever became of
+        it, or its step is settled."""
         if group.run_id != self.run_id:
             raise DataError(
                 f"Group {group.group_id} is of run {group.run_id}, the queue of {self.run_id}.", field="run_id"
             )
         body = encode_group(group)
-        keys = [self._known, self._groups, self._body(group.group_id)]
+        keys = [self._known, self._groups, self._body(group.group_id), self._floor, self._leases, self._holders]
         values = [group.group_id, body, group.step, group.policy_version, len(body), digest(body)]
+        return bool(self._run(scripts.PUBLISH, keys, CONSUMER_GROUP, *values))
+
+    def known(self, group_ids: Sequence[str]) -> list[bool]:
+        """Whether each was published and is not lost. A group of a settled step is known."""
+        if not group_ids:
+            return []
         with self._errors():
-            return bool(self._client.eval(_PUBLISH, len(keys), *keys, *values))
+            found = self._client.hmget(self._known, list(group_ids))
+            floor = int(self._client.get(self._floor) or 0)
+        slots = map(Slot.parse, group_ids)
+        settled = [slot is not None and slot.step < floor for slot in slots]
+        return [entry is not None or below for entry, below in zip(found, settled, strict=True)]
 
     def credits(self, limit: int) -> int:
         """How many groups may be published before `limit` are in flight (waiting or pending); never negative."""
@@ -153,12 +114,16 @@ class TrajectoryQueue:
         """
         deadline = time.monotonic() + timeout_s
         with self._errors():
-            self._ensure_group()
-            while (missing := count - len(self._ready)) > 0:
+            while len(self._ready) < count:
                 left_s = max(0.0, deadline - time.monotonic())
-                self._recover(missing)
-                if (missing := count - len(self._ready)) > 0:
-                    self._receive(missing, block_s=min(_BLOCK_S, left_s))
+                try:
+                    self._fetch(count, block_s=min(_BLOCK_S, left_s))
+                except redis.ResponseError as error:
+                    if "NOGROUP" not in str(error):
+                        raise
+                    # Not made in advance: a Redis that is full refuses to, also where there is one.
+                    self._make_group()
+                    continue
                 if not left_s:
                     break
         return [self._ready.popleft() for _ in range(min(count, len(self._ready)))]
@@ -169,30 +134,54 @@ class TrajectoryQueue:
         if not done:
             return
         keys = [self._known, self._groups, *map(self._body, done)]
-        with self._errors():
-            self._client.eval(_ACK, len(keys), *keys, CONSUMER_GROUP, *done)
-        self._release(done)
+        self._run(scripts.ACKNOWLEDGE, keys, CONSUMER_GROUP, *done)
+        self._forget(done)
 
     def dead_letter(self, group_id: str, reason: str) -> None:
         """Give a group up for `reason`. Its body stays for inspection; a group already settled stays as it is."""
         keys = [self._known, self._groups, self._dead]
+        self._run(scripts.DEAD_LETTER, keys, CONSUMER_GROUP, group_id, reason)
+        self._forget([group_id])
+
+    def give_back(self, group_id: str, slot: Slot) -> None:
+        """Drop the group of `slot`, whether it waits, is pending or dead, and let its prompt be sampled again as the
+        slot's next attempt. Does nothing to a group that is not there, so giving back twice is giving back once."""
+        again = replace(slot, attempt=slot.attempt + 1).group_id(self.run_id)
+        keys = [self._known, self._groups, self._dead, self._leases, self._body(group_id)]
+        self._run(scripts.GIVE_BACK, keys, CONSUMER_GROUP, group_id, again)
+        self._forget([group_id])
+
+    def settle_below(self, step: int) -> None:
+        """Every slot of the steps below `step` is settled for good: their groups are forgotten, and refused.
+        Dead letters stay for inspection."""
+        self._run(scripts.RAISE_FLOOR, [self._floor], step)
         with self._errors():
-            self._client.eval(_DEAD_LETTER, len(keys), *keys, CONSUMER_GROUP, group_id, reason)
-        self._release([group_id])
+            known = self._client.hgetall(self._known)
+        settled = [group_id.decode() for group_id, value in known.items() if int(value.split()[0]) < step]
+        if settled:
+            keys = [self._known, self._groups, *map(self._body, settled)]
+            self._run(scripts.FORGET, keys, CONSUMER_GROUP, *settled)
+            self._forget(settled)
+
+    def reopen(self, group_ids: Iterable[str]) -> None:
+        """Let groups be published again that were acknowledged or are dead: the learner has lost their effect. Lowers
+        the floor of `settle_below` to their steps, and where slots are open gives theirs back. What is still in the
+        stream stays as it is."""
+        lost = {group_id: slot for group_id in group_ids if (slot := Slot.parse(group_id)) is not None}
+        if not lost:
+            return
+        keys = [self._known, self._groups, self._dead, self._floor, self._leases, self._next, *map(self._body, lost)]
+        lowest = min(slot.step for slot in lost.values())
+        reopened = self._run(scripts.REOPEN, keys, lowest, *lost)
+        self._forget([group_id.decode() for group_id in reopened])
 
     # --------------------------------------------------------------------------------------------------- anybody
 
     def depth(self) -> QueueDepth:
         """How many groups are where."""
-        with self._errors():
-            self._ensure_group()
-            pipe = self._client.pipeline(transaction=True)
-            pipe.xlen(self._groups)
-            pipe.xpending(self._groups, CONSUMER_GROUP)
-            pipe.xlen(self._dead)
-            length, pending, dead = pipe.execute()
+        length, pending, dead = self._run(scripts.SIZES, [self._groups, self._dead], CONSUMER_GROUP)
         # Acknowledged entries are deleted: what is in the stream and not pending was never delivered.
-        return QueueDepth(waiting=max(0, length - pending["pending"]), pending=pending["pending"], dead=dead)
+        return QueueDepth(waiting=max(0, length - pending), pending=pending, dead=dead)
 
     def dead_letters(self, count: int = 1000) -> list[DeadLetter]:
         """The newest `count` groups that were given up, oldest first."""
@@ -205,33 +194,32 @@ class TrajectoryQueue:
 
     def drop(self) -> None:
         """Delete every key of the run, dedupe included."""
-        with self._errors():
-            for key in self._client.scan_iter(match=_escaped(self._prefix) + "*", count=1000):
-                self._client.unlink(key)
+        super().drop()
         self._ready.clear()
         self._held.clear()
 
-    def close(self) -> None:
-        """Close the connections. What is pending stays pending."""
-        self._client.close()
-
     # ------------------------------------------------------------------------------------------- taking, in steps
 
-    def _ensure_group(self) -> None:
+    def _make_group(self) -> None:
         try:
             self._client.xgroup_create(self._groups, CONSUMER_GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
-    def _recover(self, count: int) -> None:
-        """Up to `count` groups delivered before: to this consumer or, if held too long, to another.
+    def _fetch(self, wanted: int, *, block_s: float) -> None:
+        """Come as close to `wanted` groups that are ready as can be done at once, else with the first that arrive."""
+        self._recover(wanted)
+        if (missing := wanted - len(self._ready)) > 0:
+            self._receive(missing, block_s=block_s)
+
+    def _recover(self, wanted: int) -> None:
+        """Groups delivered before: to this consumer or, if held too long, to another.
 
         XCLAIM of chosen entries, because XAUTOCLAIM and reading the own pending list would also raise the delivery
         counts of entries that this object holds.
         """
-        wanted = count + len(self._ready)
-        self._claim(self.consumer, count, min_idle_ms=0)
+        self._claim(self.consumer, wanted - len(self._ready), min_idle_ms=0)
         for other in self._client.xinfo_consumers(self._groups, CONSUMER_GROUP):
             name = other["name"].decode()
             if name != self.consumer and other["pending"] and len(self._ready) < wanted:
@@ -247,7 +235,8 @@ class TrajectoryQueue:
             consumername=consumer,
             idle=min_idle_ms,
         )
-        deliveries = {p["message_id"]: p["times_delivered"] + 1 for p in pending if p["message_id"] not in self._held}
+        held = set(self._held.values())
+        deliveries = {p["message_id"]: p["times_delivered"] + 1 for p in pending if p["message_id"] not in held}
         wanted = list(deliveries)[:count]
         if not wanted:
             return
@@ -269,6 +258,10 @@ class TrajectoryQueue:
 
     def _accept(self, entry: bytes, fields: dict[bytes, bytes], deliveries: int) -> None:
         group_id = fields[b"group_id"].decode()
+        if group_id in self._held:
+            # A Redis that was killed may have lost the delivery, or the group until it was published again.
+            self._held[group_id] = entry
+            return
         if deliveries > self._max_deliveries:
             self.dead_letter(group_id, f"delivered {deliveries - 1} times and never acknowledged")
             return
@@ -277,47 +270,13 @@ class TrajectoryQueue:
         except DataError as error:
             self.dead_letter(group_id, str(error))
             return
-        self._held[entry] = group_id
+        self._held[group_id] = entry
         self._ready.append(group)
 
-    def _release(self, group_ids: Sequence[str]) -> None:
+    def _forget(self, group_ids: Sequence[str]) -> None:
         gone = set(group_ids)
-        self._held = {entry: held for entry, held in self._held.items() if held not in gone}
+        self._held = {held: entry for held, entry in self._held.items() if held not in gone}
         self._ready = deque(group for group in self._ready if group.group_id not in gone)
-
-    def _body(self, group_id: str) -> str:
-        return f"{self._prefix}body:{group_id}"
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except redis.RedisError as error:
-            raise QueueUnavailable(_sentence(error, self._where)) from error
 
 
 _Entry = tuple[bytes, dict[bytes, bytes]]
-
-
-def _sentence(error: redis.RedisError, where: str) -> str:
-    text = str(error)
-    if "maxmemory" in text:
-        return f"Redis at {where} is full and stores nothing more: raise its maxmemory, or wait for the learner."
-    if "MISCONF" in text or isinstance(error, redis.ReadOnlyError):
-        return f"Redis at {where} cannot write ({text}): free its disk, or point queue.url at a primary."
-    if isinstance(error, redis.AuthenticationError):
-        return f"Redis at {where} refused the password in queue.url."
-    if isinstance(error, redis.TimeoutError):
-        return f"Redis at {where} did not answer in time."
-    if isinstance(error, redis.ConnectionError):
-        return f"Redis at {where} cannot be reached ({text}): start it, or correct queue.url."
-    return f"Redis at {where} refused: {text}"
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _escaped(prefix: str) -> str:
-    return "".join(f"\\{c}" if c in "*?[]\\" else c for c in prefix)

@@ -1,4 +1,7 @@
-"""Checkpoints: one file a step, whole or not there; the newest that can be read is resumed from."""
+"""Checkpoints: one file a step, whole or not there; the newest that can be read is resumed from.
+
+A file is written beside, synced and renamed: its name is the mark that it is complete. Its digest stands in the ledger.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from typing import Any
 import structlog
 import torch
 
-from trainer.run_directory import disk_error
+from trainer.checkpoint_files import checkpoint_file, checkpoint_steps, file_digest
+from trainer.disk import disk_error, sync_directory
 
 log = structlog.get_logger("checkpoint")
 State = dict[str, Any]
@@ -27,8 +31,11 @@ class Checkpoints:
         self.directory = directory
         self.keep = keep
 
-    def save(self, step: int, state: State) -> None:
-        """Durable when it returns. Raises InfrastructureError where the disk is full or read-only."""
+    def save(self, step: int, state: State, *, best: int | None = None) -> str:
+        """Durable when it returns; the file's SHA-256. The newest are kept, and that of step `best`.
+
+        Raises InfrastructureError where the disk is full or read-only.
+        """
         file = self._file(step)
         temporary = file.with_suffix(".tmp")
         try:
@@ -38,7 +45,7 @@ class Checkpoints:
                 out.flush()
                 os.fsync(out.fileno())
             temporary.replace(file)
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
         except (OSError, RuntimeError) as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -50,12 +57,24 @@ class Checkpoints:
         # Newer files than this could not be read: left in place, they would push out those that can.
         kept = [other for other in files if other <= file][-self.keep :]
         for other in files:
-            if other not in kept:
+            if other not in kept and (best is None or other != self._file(best)):
                 other.unlink()
+        return self.digest(step)
 
-    def load_newest(self) -> State | None:
-        """The newest readable checkpoint, or None; a torn or corrupt one is skipped with a warning."""
+    def digest(self, step: int) -> str:
+        """The SHA-256 of a step's file."""
+        return file_digest(self._file(step))
+
+    def steps(self) -> list[int]:
+        """The steps that have a file, in order."""
+        return checkpoint_steps(self.directory)
+
+    def load_newest(self, *, up_to: int | None = None) -> State | None:
+        """The newest readable checkpoint (of step `up_to` or before), or None; a torn or corrupt one is skipped with a
+        warning."""
         for file in sorted(self.directory.glob("step_*.pt"), reverse=True):
+            if up_to is not None and file > self._file(up_to):
+                continue
             try:
                 return _read(file)
             except _UNREADABLE as error:
@@ -63,7 +82,7 @@ class Checkpoints:
         return None
 
     def _file(self, step: int) -> Path:
-        return self.directory / f"step_{step:06d}.pt"
+        return checkpoint_file(self.directory, step)
 
 
 def _read(file: Path) -> State:
@@ -80,11 +99,3 @@ def _failed_write(error: BaseException | None) -> OSError | None:
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

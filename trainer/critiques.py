@@ -6,7 +6,6 @@ in one of the last steps, is put into that trajectory; its writer can then read 
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ import structlog
 
 from shared.errors import VPDError
 from shared.human_client import HumanClient
+from shared.prompt_slots import Slot
 from shared.protocol import CritiqueState, Feedback, RolloutGroup, SourceInfo, Trajectory
 from trainer.batch import Batch, Row
+from trainer.batch_store import StepBatch
 
 log = structlog.get_logger("critiques")
-_STEP = re.compile(r"-s(\d{6,})-g\d+-r\d+$")
 
 
 @dataclass
@@ -31,10 +31,14 @@ class Joined:
 
 
 class Critiques:
-    """Keeps the last steps' groups, and the critiques that still wait for their trajectory."""
+    """Keeps the last steps' groups, and the critiques that still wait for their trajectory: up to `max_lag` steps after
+    the one that its prompt stands in."""
 
-    def __init__(self, client: HumanClient | None, run_id: str, source: str, *, window_steps: int) -> None:
+    def __init__(
+        self, client: HumanClient | None, run_id: str, source: str, *, window_steps: int, max_lag: int = 0
+    ) -> None:
         self.client = client
+        self.max_lag = max_lag
         self.run_id = run_id
         self.source = source
         self.recent: deque[list[RolloutGroup]] = deque(maxlen=window_steps)
@@ -56,6 +60,23 @@ class Critiques:
         self.recent.append(joined.groups)
         return joined
 
+    def remember(self, stored: StepBatch) -> None:
+        """Take in a step that was trained on before a crash, as `join` did then."""
+        written_about = {row.group.group_id: row.group for row in stored.late}
+        for position, earlier in enumerate(self.recent):
+            self.recent[position] = [written_about.get(g.group_id, g) for g in earlier]
+        self.recent.append(list(stored.groups))
+
+    async def report_again(self, batch: Batch) -> None:
+        """Tell the writers of critiques that a step done again has used; what it has not used stays waiting."""
+        await self._read_new(batch.step)
+        in_prompt = {row.trajectory.trajectory_id: row for row in batch.rows}
+        for key, state in list(self.waiting.items()):
+            row = in_prompt.get(state.trajectory_id)
+            if row is not None and _prompted(row, state):
+                await self._tell(state, batch.step, used=True)
+                del self.waiting[key]
+
     async def report(self, batch: Batch) -> None:
         """Tell the writers what became of their critiques: used at this step, or stale."""
         in_prompt = {row.trajectory.trajectory_id: row for row in batch.rows}
@@ -65,7 +86,7 @@ class Critiques:
                 await self._tell(state, batch.step, used=True)
             elif row is not None:
                 await self._tell(state, batch.step, used=False, reason="its rollout had no place in a teacher's prompt")
-            elif (made_at := _step_of(state.trajectory_id)) is None or made_at <= batch.step:
+            elif (made_at := _step_of(state.trajectory_id)) is None or made_at <= batch.step - self.max_lag:
                 await self._tell(state, batch.step, used=False, reason="its rollout had left the learner's buffer")
             else:
                 continue
@@ -131,5 +152,5 @@ def _prompted(row: Row, state: CritiqueState) -> bool:
 
 
 def _step_of(trajectory_id: str) -> int | None:
-    match = _STEP.search(trajectory_id)
-    return int(match.group(1)) if match else None
+    slot = Slot.parse(trajectory_id.rpartition("-r")[0])
+    return slot.step if slot else None

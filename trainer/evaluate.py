@@ -17,7 +17,7 @@ from shared.feedback_client import FeedbackSources, Judgement
 from shared.inference_client import InferenceClient
 from shared.protocol import FeedbackItem, Message, Prompt, Response, Rollout, Sampling, Task, Trajectory
 from shared.settings import EvaluationSettings, FeedbackSettings, Settings
-from trainer.judging import judge
+from trainer.judging import Judge
 from trainer.tasks import load_tasks
 from trainer.teacher_prompt import Context, compose, feedback_text
 
@@ -41,6 +41,7 @@ class Evaluator:
         self.settings = settings
         self.inference = inference
         self.sources = FeedbackSources(_outcome_only(settings.feedback), api_key=settings.api_key)
+        self.judge = Judge(self.sources, settings.feedback)
 
     async def aclose(self) -> None:
         await self.sources.aclose()
@@ -99,7 +100,7 @@ class Evaluator:
             for i, (task, rollouts) in enumerate(zip(tasks, attempts, strict=True))
             for j, rollout in enumerate(rollouts)
         ]
-        judged = await judge(self.sources, self.settings.feedback, f"evaluation-v{version}", items)
+        judged = await self.judge(f"evaluation-v{version}", items)
         answers = iter(items)
         return [[judged[next(answers).trajectory_id] for _ in rollouts] for rollouts in attempts]
 

@@ -1,16 +1,20 @@
-"""The learner: queue -> batch -> algorithm -> record -> checkpoint -> acknowledge -> publish. Blind to the algorithm.
+"""The learner: queue -> batch -> training step -> checkpoint -> acknowledge -> publish. Blind to the algorithm.
 
-Lockstep: step k trains on the groups that policy version k made, and publishes version k + 1. A group is acknowledged
-when the checkpoint that contains its effect is durable; after a crash the learner goes back to that checkpoint, and
-the queue hands out again what came after it.
+A step's batch is stored before it is trained on, and a group is acknowledged when the checkpoint that contains its
+effect is durable. After a crash the learner goes back to its newest checkpoint and does the steps after it again from
+their stored batches: the same weights, to the last bit. Then it goes on with what the queue hands out.
+
+Lockstep: step k trains on the groups that policy version k made, and publishes version k + 1. Overlapped: on groups
+made by versions that are at most `rollout.max_policy_lag` older.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import structlog
@@ -20,34 +24,36 @@ from shared.errors import InfrastructureError
 from shared.feedback_client import FeedbackSources
 from shared.human_client import HumanClient
 from shared.inference_client import InferenceClient
-from shared.models import resolve_model
-from shared.protocol import RolloutGroup, Task
+from shared.protocol import Task
 from shared.settings import Settings
-from shared.trajectory_queue import TrajectoryQueue
+from shared.trajectory_queue import QueueDepth, TrajectoryQueue
 from trainer import curve
-from trainer.algorithms import Algorithm, Metrics, Tools, make
-from trainer.batch import Batch, BatchBuilder
+from trainer.algorithms import Metrics
+from trainer.batch import Batch
+from trainer.batch_store import BatchStore, LateRow, StepBatch
 from trainer.checkpoint import Checkpoints
+from trainer.checkpoint_files import CHECKPOINTS
 from trainer.critiques import Critiques
-from trainer.diagnosis import Diagnosis
+from trainer.disk import disk_error
 from trainer.evaluate import Evaluator
-from trainer.optimisation import Optimizer
-from trainer.policy import Policy
+from trainer.intake import Intake, LockstepIntake, OverlappedIntake
+from trainer.ledger import Ledger, counted_steps, read_ledger
+from trainer.patience import patiently
 from trainer.publisher import Publisher, make_transport
-from trainer.records import collapse, evaluation_record, record_at, step_record, summary, timings_record
-from trainer.run_directory import Record, RunDirectory, disk_error
+from trainer.records import best_step, collapse, evaluation_record, record_at, step_record, summary, timings_record
+from trainer.run_directory import Record, RunDirectory
 from trainer.tasks import load_tasks
+from trainer.training import Training
 
 log = structlog.get_logger("learner")
-_TAKE_S = 1.0
-_WAITING_NOTE_S = 60.0
+_ASK_S = 1.0
 
 
 def main(settings: Settings) -> int:
-    """Train to the run's last step. 0 when it is done, and after SIGTERM, which ends it after the running step."""
+    """Train to the run's last step. 0 when it is done, and after SIGTERM or Ctrl-C, which end it after the running
+    step; a second one ends it at once."""
     if settings.learner.threads is not None:
         torch.set_num_threads(settings.learner.threads)
-    torch.manual_seed(settings.run.seed)
     run = RunDirectory(settings)
     if run.finished:
         log.info("the run is already complete", directory=str(run.path))
@@ -58,8 +64,15 @@ def main(settings: Settings) -> int:
 
 async def _main(settings: Settings, run: RunDirectory) -> None:
     learner = Learner(settings, run)
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, learner.request_stop)
+
+    def stop(number: int) -> None:
+        if learner.stopping:
+            # Whatever is lost is done again from the stored batches, as after a kill.
+            os._exit(128 + number)
+        learner.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
     try:
         await learner.run()
     finally:
@@ -74,6 +87,9 @@ class Learner:
         self.directory = run
         self.stopping = False
         self.step = 0
+        self.published: int | None = None
+        self.checkpointed: int | None = None
+        self.best: int | None = None
         self.seconds_before = 0.0
         self.rows_trained = 0
         self.publish_s = 0.0
@@ -83,33 +99,17 @@ class Learner:
         self.evaluator = Evaluator(settings, self.inference)
         transport = make_transport(settings.inference, run.path / "policy", self.inference)
         self.publisher = Publisher(transport, self.inference, run.identity.run_id)
-        self.queue = TrajectoryQueue(settings.queue, run.identity.run_id, consumer="learner-0")
-        self.held: dict[int, dict[str, RolloutGroup]] = {}
-        self.unacknowledged: list[str] = []
         self.tasks = load_tasks(settings.tasks, seed=settings.run.seed)
-        self.checkpoints = Checkpoints(run.path / "checkpoints", keep=settings.learner.keep_checkpoints)
-        self.policy = Policy(
-            resolve_model(settings.model.path),
-            settings.model,
-            settings.learner,
-            temperature=settings.rollout.temperature,
-        )
-        self.optimizer = Optimizer(
-            self.policy,
-            settings.optimizer,
-            learning_rate=settings.algorithm.learning_rate,
-            total_steps=settings.run.steps,
-        )
-        self.algorithm: Algorithm = make(settings.algorithm, Tools(self.policy, self.optimizer))
-        self.diagnosis = Diagnosis(self.policy, settings.learner.diagnose_every)
-        self.batches = BatchBuilder(
-            settings.teacher_prompt,
-            render=self.policy.render,
-            max_context=self.policy.max_context,
-            seed=settings.run.seed,
-            shadow=frozenset(name for name, s in settings.feedback.sources.items() if s.shadow),
-        )
-        self.critiques = Critiques(None, run.identity.run_id, "human", window_steps=1)
+        self.checkpoints = Checkpoints(run.path / CHECKPOINTS, keep=settings.learner.keep_checkpoints)
+        self.store = BatchStore(run.path / "batches")
+        self.ledger = Ledger(run.path / "ledger.jsonl")
+        self.queue = TrajectoryQueue(settings.queue, run.identity.run_id, consumer="learner-0")
+        kind = OverlappedIntake if settings.rollout.mode == "overlapped" else LockstepIntake
+        self.intake: Intake = kind(settings, self.queue, self.ledger, stopping=lambda: self.stopping)
+        self.training = Training(settings)
+        self.stored: Iterator[StepBatch] | None = None
+        self.evaluated_before: list[Record] = []
+        self.critiques = self._critiques(None, "human", window_steps=1)
 
     def request_stop(self) -> None:
         """Finish the running step, write a checkpoint, and return from `run`."""
@@ -129,96 +129,108 @@ class Learner:
         await self.inference.policy()
         await self._find_human_source()
         self._restore()
-        await self._publish()
-        await self._evaluate_if_due()
-        while self.step < steps and not self.stopping:
-            groups = await self._groups_of_step()
-            if groups is None:
-                break
-            await self._learn(groups)
+        while not self.stopping:
             await self._evaluate_if_due()
-        if self.step == steps:
+            if self.step == steps:
+                break
+            again = self._stored_batch()
+            batch = again or await self._live_batch()
+            if batch is not None:
+                await self._learn(batch, again=again is not None)
+        if self.step == steps and not self.stopping:
+            await self._ensure_published()
+            await self._checkpoint()
             self._finish()
         else:
-            self._checkpoint()
+            await self._checkpoint()
             log.info("stopped; starting the run again resumes it", step=self.step)
 
-    async def _groups_of_step(self) -> list[RolloutGroup] | None:
-        """All groups of this step, in the order of their prompts; None if asked to stop while waiting."""
-        wanted = self.settings.rollout.prompts_per_step
-        waiting_since = time.monotonic()
-        while len(self.held.get(self.step, {})) < wanted:
-            if self.stopping:
-                return None
-            taken = await asyncio.to_thread(self.queue.take, wanted, timeout_s=_TAKE_S)
-            for group in taken:
-                self._hold(group)
-            if not taken:
-                await self._publish_if_lost()
-            if lost := [d for d in self.queue.dead_letters() if d.step == self.step]:
-                raise InfrastructureError(
-                    f"Step {self.step} cannot be completed: group {lost[0].group_id} was given up by the queue "
-                    f"({lost[0].reason}). Raise queue.max_deliveries, or start over with --fresh."
-                )
-            if time.monotonic() - waiting_since > _WAITING_NOTE_S:
-                waiting_since = time.monotonic()
-                have = len(self.held.get(self.step, {}))
-                log.warning("waiting for rollouts; is the collector up?", step=self.step, have=have, wanted=wanted)
-        groups = self.held.pop(self.step)
-        return [groups[group_id] for group_id in sorted(groups)]
+    # ------------------------------------------------------------------------------------------------ a step's batch
 
-    async def _publish_if_lost(self) -> None:
-        """Publish the step's policy again where the service has lost it: no rollouts would come, for ever."""
+    def _stored_batch(self) -> StepBatch | None:
+        """The batch that this step was trained on before a crash; None once there is no more."""
+        return next(self.stored, None) if self.stored is not None else None
+
+    async def _live_batch(self) -> StepBatch | None:
+        """The batch of this step off the queue, stored; None if asked to stop while waiting."""
+        if self.stored is not None:
+            await self._go_live()
+        await self._ensure_published()
+        groups = await self.intake.groups_of(self.step, self._while_idle)
+        if groups is None:
+            return None
+        joined = await self.critiques.join(self.step, groups)
+        late = [LateRow(group=group, trajectory_id=trajectory) for group, trajectory in joined.late]
+        return StepBatch(step=self.step, groups=joined.groups, late=late)
+
+    async def _go_live(self) -> None:
+        """From here on steps are new, or, where stored batches were lost, sampled anew."""
+        self.stored = None
+        self.store.forget_from(self.step)
+        self.evaluated_before = [r for r in self.evaluated_before if r["step"] <= self.step]
+        counted = counted_steps(read_ledger(self.directory.path / "ledger.jsonl").entries, with_void=True)
+        await self.intake.begin(self.step, [g for step, ids in counted.items() if step >= self.step for g in ids])
+
+    async def _while_idle(self) -> None:
+        """Whatever can keep groups from coming: the service has lost the policy, or Redis everything."""
+        if isinstance(self.intake, OverlappedIntake):
+            await self.intake.open()
         try:
-            async with asyncio.timeout(_TAKE_S):
+            async with asyncio.timeout(_ASK_S):
                 lost = not await self.publisher.serves(self.step)
         except (TimeoutError, InfrastructureError):
             # It does not answer: the collector, who asks it for rollouts, says so when it has been patient enough.
             return
         if lost:
             log.warning("the inference service does not serve this step's policy; publishing it again", step=self.step)
-            await self.publisher.publish(self.policy, self.step)
+            await self.publisher.publish(self.training.policy, self.step)
 
-    def _hold(self, group: RolloutGroup) -> None:
-        if group.step < self.step:
-            # Its effect is in the checkpoint already: the crash came between checkpoint and acknowledgement.
-            self.queue.ack([group.group_id])
-        elif group.policy_version != group.step:
-            self.queue.dead_letter(group.group_id, f"made by version {group.policy_version}, not {group.step}")
-            log.warning("a group is not on-policy and is set aside", group=group.group_id)
-        else:
-            self.held.setdefault(group.step, {})[group.group_id] = group
+    # --------------------------------------------------------------------------------------------------------- a step
 
-    async def _learn(self, groups: Sequence[RolloutGroup]) -> None:
+    async def _learn(self, stored: StepBatch, *, again: bool) -> None:
         started = time.monotonic()
-        joined = await self.critiques.join(self.step, groups)
-        batch = self.batches.build(self.step, joined.groups, joined.late)
-        metrics = self.diagnosis(batch) | self.algorithm.train_step(batch)
+        digest = (self.store.digest(self.step) if again else None) or self.store.write(stored)
+        batch, metrics = self.training.step(stored)
         self.directory.write_trajectories(batch)
-        await self.critiques.report(batch)
+        if again:
+            self.critiques.remember(stored)
+            await self.critiques.report_again(batch)
+        else:
+            await self.critiques.report(batch)
         self.rows_trained += int(metrics.get("rows_trained", 0)) + int(metrics.get("e_step/rows", 0))
-        self.unacknowledged += [g.group_id for g in groups]
-        metrics |= {"seconds/learn": time.monotonic() - started, "seconds/publish": self.publish_s}
+        self.intake.count(stored.groups)
+        self.ledger.step(self.step, stored.groups, digest)
+        metrics |= {
+            "seconds/learn": time.monotonic() - started,
+            "seconds/publish": self.publish_s,
+            "seconds/wait": 0.0 if again else self.intake.waited_s,
+        }
         # Before the checkpoint: a run killed between the two would never record the step.
-        self._record_step(batch, groups, metrics)
+        await self._record_step(batch, stored, metrics)
         self.step += 1
         if self.step % self.settings.learner.checkpoint_every == 0 or self.step == self.settings.run.steps:
-            self._checkpoint()
-        await self._publish()
+            await self._checkpoint()
 
-    def _record_step(self, batch: Batch, groups: Sequence[RolloutGroup], metrics: Metrics) -> None:
-        steps, depth = self.settings.run.steps, self.queue.depth()
-        timings = timings_record(batch, groups, metrics, depth, steps=steps, wall_s=self._wall_s())
+    async def _record_step(self, batch: Batch, stored: StepBatch, metrics: Metrics) -> None:
+        steps, depth = self.settings.run.steps, await self._depth()
+        timings = timings_record(batch, stored.groups, metrics, depth, steps=steps, wall_s=self._wall_s())
         # First, so that who reads a step finds its times.
         self.directory.record_timings(timings)
-        self.directory.record(step_record(batch, groups, metrics, steps=steps))
+        self.directory.record(step_record(batch, stored.groups, metrics, steps=steps))
         if not metrics.get("rows_trained") and not metrics.get("e_step/rows"):
             log.warning("nothing to train on: no rollout of this step had an outcome or a text to learn from")
 
-    async def _publish(self) -> None:
-        started = time.monotonic()
-        await self.publisher.publish(self.policy, self.step)
-        self.publish_s = time.monotonic() - started
+    async def _depth(self) -> QueueDepth:
+        limit_s = self.settings.queue.max_outage_s
+        return await patiently(self.queue.depth, max_outage_s=limit_s, stopping=lambda: self.stopping)
+
+    async def _ensure_published(self) -> None:
+        if self.published != self.step:
+            started = time.monotonic()
+            await self.publisher.publish(self.training.policy, self.step)
+            self.published, self.publish_s = self.step, time.monotonic() - started
+
+    # ----------------------------------------------------------------------------------------------------- evaluation
 
     async def _evaluate_if_due(self) -> None:
         """Before the first step, after the last, and every so often; once, also if the run was killed meanwhile."""
@@ -231,7 +243,10 @@ class Learner:
             await self._evaluate("evaluation", self.tasks.held_out(wanted))
             if (sentence := collapse(self.directory.records())) is not None:
                 log.warning(sentence)
-        if self.algorithm.wants_teacher_accuracy and self.step < self.settings.run.steps:
+            self.best = best_step(self.directory.records())
+            if self.best == self.step > 0:
+                await self._checkpoint()
+        if self.training.algorithm.wants_teacher_accuracy and self.step < self.settings.run.steps:
             await self._observe_teacher()
 
     async def _observe_teacher(self) -> None:
@@ -242,14 +257,17 @@ class Learner:
         if record is None:
             record = await self._evaluate("gate", self.tasks.training(self.step, self.settings.evaluation.tasks))
         if record["teacher_accuracy"] is not None:
-            self.algorithm.observe_teacher(record["teacher_accuracy"])
+            self.training.algorithm.observe_teacher(record["teacher_accuracy"])
         self.teacher_observed_at = self.step
 
     async def _evaluate(self, kind: Literal["evaluation", "gate"], tasks: Sequence[Task]) -> Record:
-        evaluation = await self.evaluator.evaluate(tasks, version=self.step, purpose=kind)
-        record = evaluation_record(kind, evaluation, self.step)
+        record = record_at(self.evaluated_before, kind, self.step)
+        if record is None:
+            await self._ensure_published()
+            evaluation = await self.evaluator.evaluate(tasks, version=self.step, purpose=kind)
+            record = evaluation_record(kind, evaluation, self.step)
+            log.info("accuracy", **record)
         self.directory.record(record)
-        log.info("accuracy", **record)
         return record
 
     def _wall_s(self) -> float:
@@ -265,43 +283,64 @@ class Learner:
                     source = self.settings.feedback.sources[name]
                     client = HumanClient(source.url, source.api_key or self.settings.api_key)
                     window = self.settings.learner.critique_window_steps
-                    run_id = self.directory.identity.run_id
-                    self.critiques = Critiques(client, run_id, name, window_steps=window)
+                    self.critiques = self._critiques(client, name, window_steps=window)
         finally:
             await sources.aclose()
 
-    def _checkpoint(self) -> None:
+    def _critiques(self, client: HumanClient | None, source: str, *, window_steps: int) -> Critiques:
+        run_id = self.directory.identity.run_id
+        return Critiques(client, run_id, source, window_steps=window_steps, max_lag=self.settings.rollout.policy_lag)
+
+    # ---------------------------------------------------------------------------------------- checkpoints and the end
+
+    async def _checkpoint(self) -> None:
         """Durable first, acknowledged second."""
-        self.checkpoints.save(
+        if self.checkpointed == self.step:
+            return
+        digest = self.checkpoints.save(
             self.step,
             {
-                "policy": self.policy.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "algorithm": self.algorithm.state_dict(),
+                **self.training.state_dict(),
                 "critiques": self.critiques.state_dict(),
-                "rng": torch.get_rng_state(),
+                "intake": self.intake.state_dict(),
                 "wall_s": self._wall_s(),
                 "rows_trained": self.rows_trained,
                 "teacher_observed_at": self.teacher_observed_at,
             },
+            best=self.best,
         )
-        self.queue.ack(self.unacknowledged)
-        self.unacknowledged = []
+        self.checkpointed = self.step
+        self.ledger.note_checkpoint(self.step, digest, self.training.weights_digest())
+        await self.intake.acknowledge(self.step)
+        self._forget_batches()
+
+    def _forget_batches(self) -> None:
+        settings = self.settings.learner
+        if settings.keep_batches is not None:
+            oldest = self.checkpoints.steps()[-settings.keep_checkpoints :][0]
+            self.store.forget_before(min(self.step - settings.keep_batches, oldest - settings.critique_window_steps))
 
     def _restore(self) -> None:
         state: dict[str, Any] | None = self.checkpoints.load_newest()
         if state is not None:
-            self.step = state["step"]
-            self.policy.network.load_state_dict(state["policy"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.algorithm.load_state_dict(state["algorithm"])
+            self.step = self.checkpointed = state["step"]
+            self.training.load_state_dict(state)
             self.critiques.load_state_dict(state["critiques"])
-            torch.set_rng_state(state["rng"])
+            self.intake.load_state_dict(state["intake"])
             self.seconds_before = state["wall_s"]
             self.rows_trained = state["rows_trained"]
             self.teacher_observed_at = state["teacher_observed_at"]
             log.info("resumed", step=self.step)
-        self.directory.forget_after(self.step)
+        self.evaluated_before = self.directory.forget_after(self.step)
+        self.best = best_step(self.directory.records())
+        self.ledger.start(self.step)
+        if state is not None:
+            # Killed between saving it and noting it: the ledger would not know what the run went on from.
+            self.ledger.note_checkpoint(self.step, self.checkpoints.digest(self.step), self.training.weights_digest())
+        for step in range(max(0, self.step - self.settings.learner.critique_window_steps), self.step):
+            if (stored := self.store.read_if_whole(step)) is not None:
+                self.critiques.remember(stored)
+        self.stored = self.store.from_step(self.step)
 
     def _finish(self) -> None:
         path = self.directory.path
@@ -309,10 +348,11 @@ class Learner:
         result = summary(self.settings, records, wall_s=self._wall_s(), rows_trained=self.rows_trained)
         title = f"{path.name}: {result['algorithm']}, seed {result['seed']}"
         try:
-            self.policy.save(path / "model", tokenizer=True)
+            self.training.policy.save(path / "model", tokenizer=True)
             curve.draw(records, path / "curve.png", title=title)
         except OSError as error:
             raise disk_error(error, path) from error
+        self.ledger.finished(self.step)
         self.directory.write_summary(result)
         for note in result["notes"]:
             log.warning(note)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from shared.inference_client import InferenceClient
 from shared.protocol import PolicyPublication
 from shared.settings import InferenceSettings
+from trainer.disk import disk_error
 from trainer.policy import Policy
-from trainer.run_directory import disk_error
 
 _KEPT = 2
 

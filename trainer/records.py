@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -36,6 +37,7 @@ def step_record(batch: Batch, groups: Sequence[RolloutGroup], metrics: Metrics, 
         "rows_late": len(batch.rows) - len(batch.fresh),
         "rows_without_outcome": len(batch.fresh) - len(successes),
         "tokens": _tokens(batch),
+        **_lags(batch.step, groups),
         **{key: value for key, value in metrics.items() if not key.startswith(_TIMING)},
     }
 
@@ -45,10 +47,12 @@ def timings_record(
 ) -> Record:
     """The times of one training step, in seconds, and the groups in the queue.
 
-    `seconds/publish` in `metrics` is of the policy version that the step was sampled from.
+    A step's seconds are the learner's: waiting for its groups, learning, publishing the version before it. What the
+    collector spent on them (`rollout`, `feedback`, and `collector_wait` for a policy or a prompt) is a part of the wait
+    in lockstep, and goes on beside in overlapped mode.
     """
     seconds = {f"{_TIMING}{phase}": spent for phase, spent in groups[0].timings_s.items()}
-    step_s = metrics["seconds/learn"] + metrics["seconds/publish"] + sum(seconds.values())
+    step_s = metrics["seconds/learn"] + metrics["seconds/publish"] + metrics["seconds/wait"]
     done = batch.step + 1
     return {
         "step": batch.step,
@@ -78,6 +82,12 @@ def evaluation_record(kind: Literal["evaluation", "gate"], evaluation: Evaluatio
 def record_at(records: Sequence[Record], kind: Literal["evaluation", "gate"], step: int) -> Record | None:
     """The evaluation or gate after `step` training steps, if it was made."""
     return next((r for r in records if r["kind"] == kind and r["step"] == step), None)
+
+
+def best_step(records: Sequence[Record]) -> int | None:
+    """After how many steps held-out accuracy was highest, the first of equals; None before any was measured."""
+    best = max(_held_out(records, "student_accuracy"), key=lambda point: point.accuracy, default=None)
+    return None if best is None else best.step
 
 
 def summary(settings: Settings, records: Sequence[Record], *, wall_s: float, rows_trained: int) -> Record:
@@ -205,6 +215,13 @@ def _notes(records: Sequence[Record], collapsed: str | None, rows_trained: int) 
         *notes,
         "Trained on nothing: no rollout had an outcome or a text. Every feedback source abstained or failed.",
     ]
+
+
+def _lags(step: int, groups: Sequence[RolloutGroup]) -> Record:
+    """How many versions old the step's groups are: mean, maximum, and a histogram."""
+    lags = Counter(step - group.policy_version for group in groups)
+    mean = sum(lag * count for lag, count in lags.items()) / len(groups)
+    return {"lag/mean": mean, "lag/max": max(lags), **{f"lag/{lag}": lags[lag] for lag in sorted(lags)}}
 
 
 def _tokens(batch: Batch) -> int:

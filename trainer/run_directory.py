@@ -2,7 +2,8 @@
 
 run.json          identity of the run         metrics.jsonl      a line a step, an evaluation and a gate
 settings.json     resolved settings           timings.jsonl      a line a step: seconds, rates, queue depth
-checkpoints/      to resume from              trajectories/      step_000012.jsonl, readable
+checkpoints/      to resume from              ledger.jsonl       what was counted, dropped and saved
+batches/          what each step trained on   trajectories/      step_000012.jsonl, readable
 summary.json      written when it is done     policy/            versions published to inference
 model/, curve.png the result
 
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,11 +22,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from shared.errors import InfrastructureError, SettingsError
-from shared.load_settings import public_settings
+from shared.errors import SettingsError
+from shared.load_settings import public_settings, resolve_settings
 from shared.protocol import Feedback
 from shared.settings import Settings
 from trainer.batch import Batch, Row
+from trainer.disk import disk_error, read_jsonl, write_atomically
 
 Record = dict[str, Any]
 _SAME_RUN = ("model", "tasks", "rollout", "algorithm", "optimizer", "teacher_prompt")
@@ -73,7 +74,7 @@ class RunDirectory:
         return identity
 
     def _check_same(self, name: str, resolved: Record) -> None:
-        before = json.loads((self.path / "settings.json").read_text())
+        before = _resolved_again(self.path / "settings.json")
         changed = [key for key in _SAME_RUN if before.get(key) != resolved.get(key)]
         changed += ["run.seed"] if before["run"]["seed"] != resolved["run"]["seed"] else []
         if changed:
@@ -98,11 +99,17 @@ class RunDirectory:
         """What metrics.jsonl holds; a torn last line is left out."""
         return read_jsonl(self.path / "metrics.jsonl")
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was recorded at or after training step `step`: it will be done again from the checkpoint."""
+    def forget_after(self, step: int) -> list[Record]:
+        """Drop what was recorded at or after training step `step`: it will be done again from the checkpoint.
+
+        Returns the evaluations and gates among it: they are of policies that doing the steps again brings back.
+        """
+        metrics = self.path / "metrics.jsonl"
+        before = read_jsonl(metrics)
         # An evaluation or a gate at `step` is of the policy before that step and stands.
-        self._keep(self.path / "metrics.jsonl", lambda r: r["step"] < step + (r["kind"] != "step"))
+        self._keep(metrics, lambda r: r["step"] < step + (r["kind"] != "step"))
         self._keep(self.path / "timings.jsonl", lambda r: r["step"] < step)
+        return [r for r in before if r["kind"] != "step" and r["step"] > step]
 
     def _keep(self, file: Path, wanted: Callable[[Record], bool]) -> None:
         if file.exists():
@@ -129,42 +136,25 @@ class RunDirectory:
             raise disk_error(error, self.path) from error
 
     def _append(self, file: Path, record: Record) -> None:
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         try:
             with file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(finite, allow_nan=False) + "\n")
+                out.write(json.dumps(as_written(record), allow_nan=False) + "\n")
         except OSError as error:
             raise disk_error(error, file) from error
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write beside, sync, rename: a reader sees the old file or the new one, never a part."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(file)
+def as_written(record: Record) -> Record:
+    """A record as metrics.jsonl holds it: a number that is not finite is null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
-def read_jsonl(file: Path) -> list[Record]:
-    """Records of a JSONL file; a torn last line is left out."""
-    records = []
-    if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
-
-
-def disk_error(error: OSError, path: Path) -> InfrastructureError:
-    """One sentence for a disk that cannot be written."""
-    return InfrastructureError(
-        f"{path} cannot be written: {error.strerror or error}. Free some space or choose another run.dir; "
-        "the run resumes from its last checkpoint."
-    )
+def _resolved_again(file: Path) -> Record:
+    """The settings in `file`; those that did not exist when it was written have their defaults."""
+    try:
+        return public_settings(resolve_settings([file], [], {}).settings)
+    except SettingsError:
+        before: Record = json.loads(file.read_text())
+        return before
 
 
 def _readable(row: Row, step: int) -> Record:

@@ -179,7 +179,7 @@ class JudgePool:
             verdicts = _same(job, _failed(str(error)))
         except Exception:
             logger.exception("unforeseen failure while judging")
-            verdicts = _same(job, _failed("The service failed on this item; its log says why."))
+            verdicts = _same(job, _failed("The service failed on this item; its log says why.", retryable=False))
         now = time.monotonic()
         timed = {place: replace(verdict, latency_s=now) for place, verdict in verdicts.items()}
         return _Judged(timed, now - began)
@@ -240,8 +240,8 @@ def _bad_data(error: DataError) -> Verdict:
     return Verdict("error", error=FeedbackFailure(class_="data", message=message))
 
 
-def _failed(message: str) -> Verdict:
-    return Verdict("error", error=FeedbackFailure(class_="infra", message=message, retryable=True))
+def _failed(message: str, *, retryable: bool = True) -> Verdict:
+    return Verdict("error", error=FeedbackFailure(class_="infra", message=message, retryable=retryable))
 
 
 def _same(job: _Job, verdict: Verdict) -> dict[int, Verdict]:

@@ -112,6 +112,29 @@ def test_status_and_down_say_that_nothing_is_up(tmp_path: Path) -> None:
     assert vpd("down", cwd=tmp_path).stdout == "No stack is up below runs.\n"
 
 
+def test_a_run_is_audited_by_its_name_or_its_directory(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "demo"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "settings.json").write_text(json.dumps({"run": {"steps": 3}, "rollout": {"prompts_per_step": 2}}))
+    for named in ("demo", "runs/demo", str(run)):
+        done = vpd("audit", named, "--json", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "There is no ledger" in json.loads(done.stdout)["problems"][0]
+
+
+@pytest.mark.parametrize("command", [("audit",), ("replay", "--step", "0")])
+def test_a_run_that_is_not_there_is_one_sentence_with_those_that_are(tmp_path: Path, command: tuple[str, ...]) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text("{}")
+    done = vpd(*command, "three", cwd=tmp_path)
+    assert done.returncode == 2
+    assert only_sentence(done).startswith(
+        "There is no run three: name its directory, or one of the runs in runs (one, two;"
+    )
+
+
 def test_config_show_gives_the_settings_in_force_as_json(tmp_path: Path) -> None:
     done = vpd("config", "show", "--json", "--set", "run.steps=3", cwd=tmp_path, VPD_RUN__SEED="9")
     run = json.loads(done.stdout)["run"]

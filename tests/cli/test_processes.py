@@ -40,7 +40,7 @@ def said() -> list[str]:
 def supervisor(tmp_path: Path, said: list[str]):
     supervisor = Supervisor(tmp_path / "logs", say=said.append)
     yield supervisor
-    supervisor.stop(grace_s=0)
+    supervisor.stop(hurry=lambda: True)
 
 
 def up(supervisor: Supervisor, name: str) -> bool:
@@ -78,20 +78,58 @@ def test_a_service_that_dies_again_and_again_is_given_up_with_its_last_words(
 
 
 def test_a_job_that_fails_is_an_error_with_its_last_sentence(supervisor: Supervisor) -> None:
-    supervisor.start(
-        Spec("job", python("print('Traceback'); print('error: the queue is gone'); print('x'); raise SystemExit(3)"))
-    )
+    code = "print('Traceback'); print('error: the queue is gone'); print('x'); raise SystemExit(3)"
+    supervisor.start(Spec("job", python(code), ends=True, restarts=3))
     eventually(lambda: supervisor.died("job"), "the job ended")
     with pytest.raises(ProcessFailed, match="job ended with code 3: the queue is gone"):
         supervisor.check()
 
 
 def test_a_job_that_ends_well_is_finished_and_not_started_again(supervisor: Supervisor) -> None:
-    supervisor.start(Spec("job", python("print('done')")))
+    supervisor.start(Spec("job", python("print('done')"), ends=True, restarts=3))
     eventually(lambda: supervisor.died("job"), "the job ended")
     supervisor.check()
     assert supervisor.finished(["job"])
     assert supervisor.pids() == {}
+
+
+def test_a_job_that_a_signal_killed_is_started_again_and_said(supervisor: Supervisor, said: list[str]) -> None:
+    supervisor.start(Spec("job", python(SLEEP), ends=True, restarts=2))
+    for left in (2, 1):
+        os.kill(supervisor.pids()["job"], signal.SIGKILL)
+        eventually(lambda: supervisor.died("job"), "the job is dead")
+        supervisor.check()
+        assert said.pop() == f"job was killed by SIGKILL (out of memory?); starting it again ({left} left)."
+    os.kill(supervisor.pids()["job"], signal.SIGSEGV)
+    eventually(lambda: supervisor.died("job"), "the job is dead")
+    with pytest.raises(ProcessFailed, match="job was killed by SIGSEGV 3 times: "):
+        supervisor.check()
+
+
+@pytest.mark.parametrize(
+    ("code", "well"),
+    [
+        (POLITE, True),
+        ("print('up', flush=True); " + SLEEP, True),
+        (POLITE.replace("exit(0)", "exit(1)"), None),
+        (STUBBORN, False),
+    ],
+    ids=["ends with 0", "had not begun", "fails", "takes too long"],
+)
+def test_jobs_that_are_asked_to_finish_have_done_so_only_if_they_ended_well(
+    supervisor: Supervisor, code: str, well: bool | None
+) -> None:
+    supervisor.start(Spec("svc", python(SLEEP)))
+    assert not supervisor.finish()
+    grace_s = 0.1 if well is False else 100.0
+    supervisor.start(Spec("job", python(code, "job"), ends=True, grace_s=grace_s))
+    eventually(lambda: up(supervisor, "job"), "the job runs")
+    if well is None:
+        with pytest.raises(ProcessFailed, match="job ended with code 1: "):
+            supervisor.finish()
+    else:
+        assert supervisor.finish() is well
+    assert list(supervisor.pids()) == ["svc"]
 
 
 def test_last_words_of_an_earlier_launch_are_not_repeated(supervisor: Supervisor) -> None:
@@ -114,18 +152,18 @@ def test_stopping_goes_down_the_tiers(supervisor: Supervisor) -> None:
 
 
 def test_what_ignores_sigterm_is_killed_after_the_grace(supervisor: Supervisor) -> None:
-    supervisor.start(Spec("svc", python(STUBBORN)))
+    supervisor.start(Spec("svc", python(STUBBORN), grace_s=0.1))
     eventually(lambda: up(supervisor, "svc"), "it is up")
     pid = supervisor.pids()["svc"]
-    supervisor.stop(grace_s=0.1)
+    supervisor.stop()
     assert not lives(pid)
 
 
 def test_a_second_signal_cuts_the_grace_short(supervisor: Supervisor) -> None:
-    supervisor.start(Spec("svc", python(STUBBORN)))
+    supervisor.start(Spec("svc", python(STUBBORN), grace_s=10_000))
     eventually(lambda: up(supervisor, "svc"), "it is up")
     pid = supervisor.pids()["svc"]
-    supervisor.stop(grace_s=10_000, hurry=lambda: True)
+    supervisor.stop(hurry=lambda: True)
     assert not lives(pid)
 
 

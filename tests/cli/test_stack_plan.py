@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack import Plan, child_environment, plan_stack, port_is_free, require_free_ports, service_specs
+from cli.stack import (
+    Plan,
+    child_environment,
+    is_job,
+    job_specs,
+    plan_stack,
+    port_is_free,
+    require_free_ports,
+    service_specs,
+)
 from shared.errors import VPDError
 from shared.load_settings import public_settings, resolve_settings
 
@@ -79,6 +88,26 @@ def test_the_key_reaches_children_by_environment_alone() -> None:
     inherited = {"VPD_RUN__STEPS": "3", "VPD_API_KEY": "old", "PATH": "/bin", "OMP_NUM_THREADS": "5"}
     environment = child_environment(settings, heavy=False, environ=inherited)
     assert environment == {"VPD_API_KEY": "hush", "PATH": "/bin", "OMP_NUM_THREADS": "5"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "collectors"),
+    [
+        ((), ["collector"]),
+        (("rollout.mode=overlapped", "rollout.collectors=3"), ["collector", "collector-2", "collector-3"]),
+    ],
+)
+def test_every_collector_runs_under_a_name_of_its_own_that_is_no_setting(
+    overrides: tuple[str, ...], collectors: list[str]
+) -> None:
+    specs = job_specs(plan(*overrides).settings, Path("s.json"))
+    environments = {spec.name: dict(spec.environment or {}) for spec in specs}
+    assert list(environments) == [*collectors, "learner"]
+    names = {name: environment.get("VPD_COLLECTOR_NAME") for name, environment in environments.items()}
+    assert names == {**{name: name for name in collectors}, "learner": None}
+    assert all(is_job(name) for name in names) and not any(map(is_job, ("redis", "inference", "code-feedback")))
+    named = {"VPD_COLLECTOR_NAME": "collector-2"}
+    assert resolve_settings([], [], named).settings == resolve_settings([], [], {}).settings
 
 
 def test_a_taken_port_is_named_with_its_service_and_the_way_out() -> None:

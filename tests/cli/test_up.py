@@ -21,6 +21,7 @@ from shared.load_settings import resolve_settings
 
 # Runs cli.up with programs of the test in place of the services and the trainer.
 STAND_IN = """
+import dataclasses
 import sys
 from pathlib import Path
 import cli.up
@@ -34,8 +35,15 @@ def spec(name, tier, restarts, *extra):
 
 cli.up.resolve_model = lambda path: path
 cli.up.service_specs = lambda plan, file: [spec(n, 1, 3, str(p), str(file)) for n, p in plan.ports.items()]
-cli.up.job_specs = lambda settings, file: [spec(n, 2, 0, str(Path(settings.run.dir) / settings.run.name))
-                                           for n in ("collector", "learner")]
+
+def job_spec(planned, run):
+    kind = planned.name.partition("-")[0]
+    command = [sys.executable, str(programs / f"{kind}.py"), run]
+    return dataclasses.replace(planned, command=command)
+
+planned_jobs = cli.up.job_specs
+cli.up.job_specs = lambda settings, file: [job_spec(one, str(Path(settings.run.dir) / settings.run.name))
+                                           for one in planned_jobs(settings, file)]
 if (programs / "stand_in.py").exists():
     exec((programs / "stand_in.py").read_text())
 sys.argv[1:] = arguments
@@ -59,7 +67,17 @@ with (run / "metrics.jsonl").open("a") as out:
         print(json.dumps({"kind": "step", "step": step, "reward_mean": 0.5}), file=out, flush=True)
 """
 FINISH = '(run / "summary.json").write_text(json.dumps({"accuracy_before": 0.25, "accuracy_after": 0.75}))\n'
+UNTIL_GO = "while not (run / 'go').exists(): time.sleep(0.02)\n"
 HANG = "time.sleep(600)\n"
+ASKED = """
+import signal
+def stop(*_):
+    (run / "asked").touch()
+    {then}
+signal.signal(signal.SIGTERM, stop)
+(run / "ready").touch()
+time.sleep(600)
+"""
 INSTALLS = """
 from shared.errors import VPDError
 def install(directory, display):
@@ -75,6 +93,7 @@ class Stage:
     def __init__(self, path: Path, base_port: int) -> None:
         self.path = path
         self.base_port = base_port
+        self.run = path / "runs" / "demo"
         self.programs = path / "programs"
         self.programs.mkdir()
         for name in ("inference", "code-feedback", "critic-feedback", "human-feedback"):
@@ -133,18 +152,101 @@ def test_a_run_ends_with_before_and_after_and_nothing_left_running(stage: Stage)
     assert (stage.path / "runs" / "demo" / "redis" / "appendonly.aof").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_everything_and_says_how_to_go_on(stage: Stage, number: signal.Signals, code: int) -> None:
-    stage.program("learner", LEARNER + HANG)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_learner_finish_stops_everything_and_says_how_to_go_on(
+    stage: Stage, number: signal.Signals
+) -> None:
+    stage.program("learner", LEARNER + ASKED.format(then="time.sleep(0.3); sys.exit(0)"))
     process = stage.up("--fresh")
-    eventually(stage.trains, "the run goes on")
+    eventually((stage.run / "ready").exists, "the run goes on")
+    eventually(stage.trains, "it is noted")
     pids = list(stage.pids().values())
     assert len(pids) >= 6
     process.send_signal(number)
     out, err = process.communicate()
-    assert (process.returncode, err) == (code, "")
+    assert (process.returncode, err) == (0, "")
     assert f"go on from the last checkpoint: ./vpd up --base-port {stage.base_port} --set run.steps=3\n" in out
+    assert (stage.run / "asked").exists()
     assert not any(map(lives, pids))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_does_not_wait_for_the_learner(stage: Stage, number: signal.Signals, code: int) -> None:
+    stage.program("learner", LEARNER + ASKED.format(then="time.sleep(600)"))
+    process = stage.up()
+    eventually((stage.run / "ready").exists, "the run goes on")
+    eventually(stage.trains, "it is noted")
+    pids = list(stage.pids().values())
+    process.send_signal(number)
+    eventually((stage.run / "asked").exists, "the learner is asked to stop")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (code, "")
+    assert "go on from the last checkpoint" in out
+    assert not any(map(lives, pids))
+
+
+def test_a_signal_before_the_run_has_begun_is_the_exit_code(stage: Stage) -> None:
+    stage.program("inference", "open('waiting', 'w').close(); import time; time.sleep(600)")
+    process = stage.up()
+    eventually((stage.path / "waiting").exists, "a service is started")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (130, "")
+    assert not (stage.run / "logs" / "learner.log").exists()
+
+
+def test_a_learner_that_fails_when_asked_to_stop_is_one_sentence(stage: Stage) -> None:
+    stage.program("learner", LEARNER + ASKED.format(then="sys.exit('error: the disk is full')"))
+    process = stage.up()
+    eventually((stage.run / "ready").exists, "the run goes on")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err == "error: learner ended with code 1: the disk is full (log: runs/demo/logs/learner.log)\n"
+
+
+def test_a_run_that_completes_while_it_is_asked_to_stop_shows_its_result(stage: Stage) -> None:
+    stage.program("learner", LEARNER + ASKED.format(then=FINISH.strip() + "; sys.exit(0)"))
+    process = stage.up()
+    eventually((stage.run / "ready").exists, "the run goes on")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "25.0 % → 75.0 %" in out and "go on from" not in out
+
+
+@pytest.mark.parametrize("job", ["collector", "learner"])
+def test_a_job_that_the_kernel_kills_comes_back_with_a_visible_line(stage: Stage, job: str) -> None:
+    stage.program("collector", "import pathlib, sys, time\nrun = pathlib.Path(sys.argv[1])\n" + UNTIL_GO)
+    stage.program("learner", LEARNER + UNTIL_GO + FINISH)
+    process = stage.up()
+    eventually(stage.trains, "the run goes on")
+    old = stage.pids()[job]
+    os.kill(old, signal.SIGKILL)
+    eventually(lambda: stage.pids().get(job, old) != old, "it is started again")
+    (stage.run / "go").touch()
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert f"{job} was killed by SIGKILL (out of memory?); starting it again (3 left)." in out
+
+
+def test_several_collectors_have_a_name_each_which_status_and_down_know(stage: Stage) -> None:
+    stage.program("learner", LEARNER + HANG)
+    named = "import os, pathlib, sys, time\nrun = pathlib.Path(sys.argv[1])\n"
+    stage.program("collector", named + "(run / os.environ['VPD_COLLECTOR_NAME']).touch()\n" + HANG)
+    several = ("--set", "rollout.mode=overlapped", "--set", "rollout.collectors=3")
+    process = stage.up(*several)
+    names = ("collector", "collector-2", "collector-3")
+    eventually(lambda: all((stage.run / name).exists() for name in names), "every collector has its name")
+    eventually(lambda: set(names) <= stage.pids().keys(), "they are noted")
+    pids = stage.pids()
+    status = stage.vpd("status").communicate()[0]
+    assert all(f"  {name}: process {pids[name]}\n" in status for name in names)
+    stage.vpd("down").communicate()
+    process.communicate()
+    assert process.returncode == 0
+    assert not any(map(lives, pids.values()))
 
 
 def test_killing_up_itself_leaves_no_process_behind_and_the_next_up_goes_on(stage: Stage) -> None:
@@ -161,13 +263,13 @@ def test_killing_up_itself_leaves_no_process_behind_and_the_next_up_goes_on(stag
 
 
 def test_a_service_that_dies_in_the_run_comes_back_with_a_visible_line(stage: Stage) -> None:
-    stage.program("learner", LEARNER + "while not (run / 'go').exists(): time.sleep(0.02)\n" + FINISH)
+    stage.program("learner", LEARNER + UNTIL_GO + FINISH)
     process = stage.up()
     eventually(stage.trains, "the run goes on")
     old = stage.pids()["code-feedback"]
     os.kill(old, signal.SIGKILL)
     eventually(lambda: stage.pids().get("code-feedback", old) != old, "it is started again")
-    (stage.path / "runs" / "demo" / "go").touch()
+    (stage.run / "go").touch()
     out, _ = process.communicate()
     assert process.returncode == 0
     assert "code-feedback was killed by SIGKILL (out of memory?); starting it again (3 left)." in out
@@ -254,5 +356,5 @@ def test_down_stops_a_stack_whose_run_goes_on(stage: Stage) -> None:
     assert stage.vpd("status").communicate()[0].startswith("runs/demo: a run goes on\n")
     assert stage.vpd("down", "demo").communicate()[0] == "The stack of runs/demo is down.\n"
     process.communicate()
-    assert process.returncode == 143
+    assert process.returncode == 0
     assert not any(map(lives, pids))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from vpd_run import HEADERS, KEY, Start, Up, free_base_port
+from vpd_run import HEADERS, KEY, Start, starting
 
 TASK = {
     "id": "add",
@@ -41,34 +39,8 @@ def readme_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Start]:
     """Start `vpd up` in a directory of the test's own; whatever is left of it is ended."""
-    started: list[Up] = []
-
-    def start(*arguments: str, name: str = "run", verb: str = "up", base_port: int | None = None) -> Up:
-        port = base_port or free_base_port()
-        command = [sys.executable, "-m", "cli.main", verb, "--set", f"run.dir={tmp_path}", "--set", f"run.name={name}"]
-        if verb == "up":
-            command += ["--base-port", str(port)]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("VPD_")} | {"VPD_API_KEY": KEY}
-        process = subprocess.Popen(
-            [*command, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
-        one = Up(process, tmp_path / name, port)
-        started.append(one)
-        return one
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            one.process.send_signal(signal.SIGTERM)
-            try:
-                one.process.communicate(timeout=60)
-            except subprocess.TimeoutExpired:
-                one.process.kill()
+    with starting(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 
 import pytest
 from vpd_run import SMALL, Start, chosen
@@ -42,22 +41,3 @@ def test_with_feedback_exchanged_among_prompts_nothing_is_learned(up: Start) -> 
     output = run.wait()
     assert run.process.returncode == 0, output
     assert run.summary()["accuracy_after"] < 0.1, output
-
-
-def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights_and_metrics_bit_for_bit(up: Start) -> None:
-    arguments = [*SMALL, *chosen(run__steps=6, learner__checkpoint_every=2)]
-    whole = up(*arguments, name="whole")
-    assert whole.wait() and whole.process.returncode == 0
-    halved = up(*arguments, name="halved")
-    halved.until(lambda: len(halved.steps()) >= 3)
-    halved.process.send_signal(signal.SIGINT)
-    stopped = halved.wait()
-    assert not (halved.directory / "summary.json").exists(), stopped
-    resumed = up(*arguments, name="halved")
-    output = resumed.wait()
-    assert resumed.process.returncode == 0, output
-    weights = [(r.directory / "model" / "model.safetensors").read_bytes() for r in (whole, resumed)]
-    assert weights[0] == weights[1]
-    metrics = [(r.directory / "metrics.jsonl").read_bytes() for r in (whole, resumed)]
-    assert metrics[0] == metrics[1]
-    assert [r["step"] for r in resumed.steps()] == list(range(6))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +78,39 @@ class Up:
 
 
 Start = Callable[..., Up]
+
+
+@contextmanager
+def starting(directory: Path) -> Iterator[Start]:
+    """Start `vpd up` (or another verb) with runs in `directory`; whatever is left of it is ended."""
+    started: list[Up] = []
+
+    def start(*arguments: str, name: str = "run", verb: str = "up", base_port: int | None = None) -> Up:
+        port = base_port or free_base_port()
+        command = [sys.executable, "-m", "cli.main", verb, "--set", f"run.dir={directory}", "--set", f"run.name={name}"]
+        if verb == "up":
+            command += ["--base-port", str(port)]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("VPD_")} | {"VPD_API_KEY": KEY}
+        process = subprocess.Popen(
+            [*command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        one = Up(process, directory / name, port)
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.send_signal(signal.SIGTERM)
+            try:
+                one.process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                one.process.kill()
 
 
 def chosen(**values: Any) -> list[str]:

@@ -345,7 +345,7 @@ def test_after_repeated_failures_a_source_rests_and_is_tried_again_after_a_while
         calls["n"] += 1
         return await _says(reward=1)(request, body) if calls["n"] > 2 else Response(status_code=500)
 
-    async def ask(url: str) -> list[tuple[str, int]]:
+    async def ask(url: str) -> Sequence[tuple[str, int]]:
         breaker = CircuitBreaker(failures=2, cooldown_s=10, clock=lambda: now[0])
         client = FeedbackClient("s", a_source(url), api_key=None, breaker=breaker)
         seen = []
@@ -366,6 +366,35 @@ def test_a_half_open_circuit_lets_one_call_through() -> None:
     assert not breaker.allow()
     now[0] = 5.0
     assert breaker.allow() and not breaker.allow()
+
+
+def test_a_circuit_rests_twice_as_long_after_each_trial_that_failed_and_starts_anew_once_closed() -> None:
+    now = [0.0]
+    breaker = CircuitBreaker(failures=1, cooldown_s=5, longest_cooldown_s=15, clock=lambda: now[0])
+    states = [breaker.state]
+    for rest_s in (5, 10, 15, 15):
+        breaker.failed()
+        assert (breaker.state, breaker.retry_in_s()) == ("open", rest_s)
+        now[0] += rest_s
+        states.append(breaker.state)
+        assert breaker.allow()
+    assert states == ["closed", "half-open", "half-open", "half-open", "half-open"]
+    breaker.succeeded()
+    breaker.failed()
+    assert breaker.retry_in_s() == 5
+
+
+def test_whoever_insists_is_let_through_an_open_circuit() -> None:
+    async def ask(url: str) -> Sequence[str]:
+        breaker = CircuitBreaker(failures=1)
+        breaker.failed()
+        client = FeedbackClient("s", a_source(url), api_key=None, breaker=breaker)
+        found = [(await client.ask("run", ITEMS[:1], insist=insist))[0].status for insist in (False, True, False)]
+        await client.aclose()
+        return list(found)
+
+    with running(_server(_says(reward=1))) as url:
+        assert asyncio.run(ask(url)) == ["error", "ok", "ok"]
 
 
 # ------------------------------------------------------------------------------------------------------- all of them
@@ -411,7 +440,7 @@ def test_critique_sources_see_outcomes_and_siblings_and_only_failed_items_if_so_
     assert (seen["r1"]["reward"], seen["r1"]["success"]) == (0, False)
     assert (judged["r1"].reward, judged["r1"].success) == (0, False), "a critique source sets no reward"
     assert [one.source.name for one in judged["r1"].feedback] == ["code", "critic"]
-    assert (judged["r3"].reward, judged["r3"].success, judged["r3"].outage) == (None, None, None)
+    assert (judged["r3"].reward, judged["r3"].success, judged["r3"].failure) == (None, None, None)
 
 
 def test_shadow_sources_are_recorded_apart_and_not_told_the_outcome() -> None:
@@ -441,7 +470,9 @@ def test_when_the_outcome_source_is_away_nobody_else_is_asked_and_nothing_has_a_
     with running(_server(broken)) as outcome, running(_server(count)) as critic:
         judged = _judge({"code": a_source(outcome, role="outcome"), "critic": a_source(critic)}, ITEMS)
     assert calls["n"] == 0
-    assert all(j.reward is None and j.success is None and "answered 500" in (j.outage or "") for j in judged.values())
+    for judgement in judged.values():
+        assert (judgement.reward, judgement.success) == (None, None)
+        assert judgement.failure is not None and "answered 500" in judgement.failure.message
 
 
 def test_a_dead_critique_source_leaves_the_outcome_alone() -> None:

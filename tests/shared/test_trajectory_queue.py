@@ -3,49 +3,23 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from queue_builders import make_group, open_queue, own_redis
 
 from shared.errors import DataError, QueueUnavailable
 from shared.group_codec import decode_group, digest, encode_group
-from shared.protocol import Feedback, Message, Rollout, RolloutGroup, SourceInfo, Task, Trajectory, VersionSpan
-from shared.redis_server import RedisServer
 from shared.settings import QueueSettings
 from shared.trajectory_queue import DeadLetter, QueueDepth, TrajectoryQueue
-
-
-def make_group(run_id: str, index: int = 0, *, logprobs: list[float] | None = None, text: str = "x") -> RolloutGroup:
-    values = logprobs if logprobs is not None else [-0.5, -1.25]
-    group_id = f"{run_id}-s000000-g{index:03d}"
-    rollout = Rollout(
-        text=text,
-        token_ids=list(range(len(values))),
-        logprobs=values,
-        finish_reason="stop",
-        versions=[VersionSpan(version=3, start=0, end=len(values))],
-    )
-    said = Feedback(
-        trajectory_id=f"{group_id}-r00", feedback_id="f", status="ok", text=text, source=SourceInfo(name="code")
-    )
-    return RolloutGroup(
-        run_id=run_id,
-        group_id=group_id,
-        step=index // 4,
-        policy_version=3,
-        task=Task(id="t", kind="math", messages=[Message(role="user", content=text)], reference={"answer": text}),
-        prompt_token_ids=[1, 2, 3],
-        trajectories=[Trajectory(trajectory_id=f"{group_id}-r00", rollout=rollout, feedback=[said], reward=0.5)],
-        timings_s={"rollout": 0.25},
-    )
 
 
 @pytest.fixture
@@ -61,9 +35,9 @@ def queue(redis_url: str, run_id: str) -> Iterator[TrajectoryQueue]:
     made.close()
 
 
-def again(redis_url: str, run_id: str, **options: str | float) -> TrajectoryQueue:
+def again(redis_url: str, run_id: str, **options: Any) -> TrajectoryQueue:
     """The same consumer after a restart, or another."""
-    return TrajectoryQueue(QueueSettings(url=redis_url, max_deliveries=3), run_id, **options)  # type: ignore[arg-type]
+    return open_queue(redis_url, run_id, max_deliveries=3, **options)
 
 
 def keys_of(redis_url: str, run_id: str) -> set[str]:
@@ -273,60 +247,21 @@ def test_a_group_round_trips_exactly(logprobs: list[float], text: str, index: in
     assert signs == [math.copysign(1, value) for value in logprobs]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(["publish", "take", "ack", "crash"]), max_size=25))
-def test_whatever_crashes_every_group_is_acknowledged_once_and_none_is_lost(redis_url: str, actions: list[str]) -> None:
-    run = f"run-{uuid.uuid4().hex[:6]}"
-    patient = QueueSettings(url=redis_url, max_deliveries=1000)
-    queue = TrajectoryQueue(patient, run)
-    published, held, acked = 0, list[str](), list[str]()
-    for action in [*actions, "crash"]:
-        if action == "publish":
-            assert queue.publish(make_group(run, published))
-            published += 1
-        elif action == "take":
-            held += [group.group_id for group in queue.take(2, timeout_s=0)]
-        elif action == "ack" and held:
-            acked.append(held.pop(0))
-            queue.ack([acked[-1]])
-        elif action == "crash":
-            queue.close()
-            queue, held = TrajectoryQueue(patient, run), []
-    rest = [group.group_id for group in queue.take(published + 1, timeout_s=0)]
-    assert sorted(acked + rest) == [make_group(run, index).group_id for index in range(published)]
-    queue.drop()
-    queue.close()
-
-
-def test_groups_survive_redis_killed_and_restarted() -> None:
-    with tempfile.TemporaryDirectory(prefix="vpd-redis-") as name:
-        folder = Path(name)
-        with RedisServer(folder, unix_socket=folder / "redis.sock") as server:
-            queue = TrajectoryQueue(QueueSettings(url=server.url), "run")
-            groups = [make_group("run", index) for index in range(3)]
-            for group in groups:
-                queue.publish(group)
-            assert queue.take(2, timeout_s=0) == groups[:2]
-            queue.ack([groups[0].group_id])
-            server.kill()
-            with pytest.raises(QueueUnavailable, match="cannot be reached"):
-                queue.take(1, timeout_s=0)
-            server.start()
-            assert queue.take(1, timeout_s=0) == [groups[2]]
-            assert again(server.url, "run").take(5, timeout_s=0) == groups[1:]
-            assert not queue.publish(groups[0])
-
-
-def test_a_full_redis_is_one_sentence_and_nothing_is_half_published() -> None:
-    with tempfile.TemporaryDirectory(prefix="vpd-redis-") as name:
-        folder = Path(name)
-        with RedisServer(folder, unix_socket=folder / "redis.sock") as server:
-            queue = TrajectoryQueue(QueueSettings(url=server.url), "run")
-            redis.Redis.from_url(server.url).config_set("maxmemory", "1")
-            with pytest.raises(QueueUnavailable, match="is full"):
-                queue.publish(make_group("run"))
-            redis.Redis.from_url(server.url).config_set("maxmemory", "0")
-            assert queue.publish(make_group("run"))
+def test_groups_survive_redis_killed_and_restarted(redis_binary: Path) -> None:
+    with own_redis(binary=redis_binary) as server:
+        queue = TrajectoryQueue(QueueSettings(url=server.url), "run")
+        groups = [make_group("run", index) for index in range(3)]
+        for group in groups:
+            queue.publish(group)
+        assert queue.take(2, timeout_s=0) == groups[:2]
+        queue.ack([groups[0].group_id])
+        server.kill()
+        with pytest.raises(QueueUnavailable, match="cannot be reached"):
+            queue.take(1, timeout_s=0)
+        server.start()
+        assert queue.take(1, timeout_s=0) == [groups[2]]
+        assert again(server.url, "run").take(5, timeout_s=0) == groups[1:]
+        assert not queue.publish(groups[0])
 
 
 def test_no_redis_at_all_is_one_sentence_without_the_password() -> None:

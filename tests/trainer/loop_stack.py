@@ -123,34 +123,49 @@ def stack(root: Path, model: Path, redis_url: str) -> Iterator[Stack]:
         yield Stack(inference_url, judge_url, judge, redis_url, root, model)
 
 
-def run(settings: Settings, *, stop_after: int | None = None) -> Learner:
-    """Collector and learner together, to the end; or a stop is asked for while step `stop_after` is learned from."""
+def run(settings: Settings, *, stop_after: int | None = None, before: Callable[[int], None] | None = None) -> Learner:
+    """Collectors and learner together, to the end; or a stop is asked for while step `stop_after` is learned from.
+
+    `before` is called with each step before it is learned from.
+    """
 
     async def together() -> Learner:
-        collector, learner = Collector(settings), Learner(settings, RunDirectory(settings))
+        names = [f"collector-{i}" for i in range(settings.rollout.collectors)]
+        collectors = [Collector(settings, name=name) for name in names]
+        learner = Learner(settings, RunDirectory(settings))
+        if before is not None:
+            learn = learner.training.step
+
+            def hooked(stored: Any) -> Any:
+                before(stored.step)
+                return learn(stored)
+
+            learner.training.step = hooked  # type: ignore[method-assign]
         if stop_after is not None:
-            train_step = learner.algorithm.train_step
+            algorithm = learner.training.algorithm
+            train_step = algorithm.train_step
 
             def stopping(batch: Any) -> Any:
                 if batch.step == stop_after:
                     learner.request_stop()
                 return train_step(batch)
 
-            learner.algorithm.train_step = stopping  # type: ignore[method-assign]
-        collecting = asyncio.create_task(collector.run())
+            algorithm.train_step = stopping  # type: ignore[method-assign]
+        collecting = [asyncio.create_task(collector.run()) for collector in collectors]
         learning = asyncio.create_task(learner.run())
         try:
             done, _ = await asyncio.wait(
-                {collecting, learning},
+                {*collecting, learning},
                 return_when=asyncio.FIRST_EXCEPTION if stop_after is None else asyncio.FIRST_COMPLETED,
             )
             for task in done:
                 task.result()
         finally:
-            for task in (collecting, learning):
+            for task in (*collecting, learning):
                 task.cancel()
-            await asyncio.gather(collecting, learning, return_exceptions=True)
-            await collector.aclose()
+            await asyncio.gather(*collecting, learning, return_exceptions=True)
+            for collector in collectors:
+                await collector.aclose()
             await learner.aclose()
         return learner
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from small_disk import disk_that_takes
 
 from shared.errors import InfrastructureError
 from trainer.checkpoint import Checkpoints
@@ -84,6 +82,29 @@ def test_a_file_of_something_else_is_skipped(tmp_path: Path, content: bytes) -> 
     assert loaded is not None and loaded["step"] == 1
 
 
+def test_the_best_is_kept_beside_the_newest_until_there_is_a_better(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step, best in ((1, None), (2, 1), (3, 1), (4, 1), (5, 4)):
+        checkpoints.save(step, state(step), best=best)
+    assert checkpoints.steps() == [4, 5]
+    for step in (6, 7):
+        checkpoints.save(step, state(step), best=4)
+    assert checkpoints.steps() == [4, 6, 7]
+
+
+def test_the_digest_of_a_save_is_that_of_its_file(tmp_path: Path) -> None:
+    digest = Checkpoints(tmp_path, keep=2).save(1, state(1))
+    assert digest == hashlib.sha256((tmp_path / "step_000001.pt").read_bytes()).hexdigest()
+
+
+def test_the_newest_at_or_before_a_step_is_loaded(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    for step in (2, 4, 6):
+        checkpoints.save(step, state(step))
+    loaded = [checkpoints.load_newest(up_to=step) for step in (1, 4, 5)]
+    assert [found and found["step"] for found in loaded] == [None, 4, 4]
+
+
 def test_a_torn_newer_file_never_pushes_out_the_one_just_written(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(5, state(5))
@@ -97,19 +118,6 @@ def test_a_torn_newer_file_never_pushes_out_the_one_just_written(tmp_path: Path)
 def test_half_written_files_are_not_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "step_000003.tmp").write_bytes(b"half")
     assert Checkpoints(tmp_path, keep=1).load_newest() is None
-
-
-@contextmanager
-def disk_that_takes(limit: int) -> Iterator[None]:
-    """For a moment, no file of this process may grow beyond `limit` bytes: a real write fails there."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("limit", [0, 100, 5_000, 700_000, 1_200_976, 1_300_000, 2_000_500])

@@ -107,11 +107,11 @@ def test_a_learner_that_waits_for_rollouts_publishes_again_what_the_service_has_
     services: Stack, blocked: bool
 ) -> None:
     async def use(learner: Learner) -> None:
-        await learner._publish()
+        await learner._ensure_published()
         assert await learner.publisher.serves(0)
         assert await publish_of_another_run(services, wrong_canary=blocked) == (500 if blocked else 200)
         assert not await learner.publisher.serves(0)
-        waiting = asyncio.create_task(learner._groups_of_step())
+        waiting = asyncio.create_task(learner._live_batch())
         run_id = learner.directory.identity.run_id
         while not await learner.publisher.serves(0):
             await learner.inference.policy(unlike=("another", 1), wait_s=0.1)
@@ -127,7 +127,7 @@ def test_a_learner_that_waits_for_rollouts_does_not_publish_what_is_served(
     services: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def use(learner: Learner) -> None:
-        await learner._publish()
+        await learner._ensure_published()
         asked = asyncio.Event()
         serves = learner.publisher.serves
 
@@ -142,7 +142,7 @@ def test_a_learner_that_waits_for_rollouts_does_not_publish_what_is_served(
 
         monkeypatch.setattr(learner.publisher, "serves", seen)
         monkeypatch.setattr(learner.publisher, "publish", never)
-        assert await learner._groups_of_step() is None
+        assert await learner._live_batch() is None
         assert asked.is_set()
 
     with_learner(services, "served", use)
@@ -155,7 +155,7 @@ def test_a_service_that_does_not_answer_does_not_end_the_wait(services: Stack, m
             raise ServiceUnavailable("The inference service is away.")
 
         monkeypatch.setattr(learner.publisher, "serves", away)
-        assert await learner._groups_of_step() is None
+        assert await learner._live_batch() is None
 
     with_learner(services, "away", use)
 

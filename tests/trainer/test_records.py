@@ -156,13 +156,20 @@ def test_times_of_a_step_go_to_the_timings_and_nothing_is_in_both_but_the_step()
     made = group([trajectory(0, success=True), trajectory(1, success=False)])
     made = made.model_copy(update={"timings_s": {"rollout": 1.0, "feedback": 2.0}})
     batch = Batch(3, [Row(made, t) for t in made.trajectories])
-    metrics = {"m_step/kl": 0.5, "seconds/m_step": 0.25, "seconds/learn": 0.5, "seconds/publish": 0.5}
+    metrics = {
+        "m_step/kl": 0.5,
+        "seconds/m_step": 0.25,
+        "seconds/learn": 0.5,
+        "seconds/publish": 0.5,
+        "seconds/wait": 3.0,
+    }
     record = step_record(batch, [made], metrics, steps=10)
     times = timings_record(batch, [made], metrics, QueueDepth(1, 2, 0), steps=10, wall_s=8.0)
     assert record.keys() & times.keys() == {"step"}
     assert record["m_step/kl"] == 0.5 and record["success_rate"] == 0.5
     assert {key for key in times if key.startswith("seconds/")} == {
         "seconds/rollout", "seconds/feedback", "seconds/m_step", "seconds/learn", "seconds/publish", "seconds/step",
+        "seconds/wait",
     }  # fmt: skip
     assert times["seconds/step"] == 4.0 and times["tokens_per_s"] == record["tokens"] / 4.0
     assert times["eta_s"] == 8.0 / 4 * 6

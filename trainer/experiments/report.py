@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.disk import disk_error, write_atomically
 from trainer.experiments.figures import SHARE_OF_BEST, figures
 from trainer.experiments.pictures import accuracy_picture, panel_picture
 from trainer.experiments.plan import Plan
 from trainer.experiments.results import read_results
-from trainer.run_directory import disk_error, write_atomically
 
 Values = Mapping[str, Any]
 

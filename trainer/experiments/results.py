@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.errors import DataError
+from trainer.disk import read_jsonl
 from trainer.experiments.plan import Plan, Run
 from trainer.experiments.statistics import Point, area
-from trainer.run_directory import Record, read_jsonl
+from trainer.run_directory import Record
 
 
 @dataclass(frozen=True)
