@@ -1,4 +1,4 @@
-"""What all tests share: seeded examples, and a real Redis for each worker."""
+"""What all tests share: seeded examples, a real Redis for each worker, and the table of the chaos runs at the end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -36,3 +37,14 @@ def redis_url() -> Iterator[str]:
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a random Qwen3-architecture model with its tokenizer."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was killed in each chaos run, and what became of it. Here, because the process that reports for several
+    workers loads no deeper conftest."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    rows = sorted((row, report.outcome) for report in reports for key, row in report.user_properties if key == "chaos")
+    if rows:
+        terminalreporter.section("runs whose processes were killed")
+    for row, outcome in rows:
+        terminalreporter.line(f"{row}  {outcome}")
