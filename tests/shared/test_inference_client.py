@@ -168,7 +168,7 @@ def test_a_service_that_stays_unready_is_unavailable_with_its_own_reason() -> No
         return Response('{"detail": "The model is still being loaded."}', 503)
 
     with answering(respond) as url, pytest.raises(ServiceUnavailable, match=r"cannot serve: The model is still being"):
-        ask(url, lambda client: client.wait_ready(0.3))
+        ask(url, lambda client: client.wait_ready(3.0))
 
 
 def test_a_service_that_hangs_is_unavailable_after_the_deadline() -> None:
