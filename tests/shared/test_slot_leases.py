@@ -110,8 +110,8 @@ def test_a_restarted_collector_gives_back_what_it_held_and_nothing_of_another(co
     held = reserve(died, 2)
     reserve(other, 1)
     collector("a").release()
-    assert reserve(other, 3) == [*held, Slot(0, 3)]
     assert died.renew(held) == []
+    assert reserve(other, 3) == [*held, Slot(0, 3)]
 
 
 def test_a_published_slot_is_not_reserved_again(collector: Collector, redis_url: str) -> None:
@@ -182,5 +182,5 @@ def test_an_attempt_already_published_or_leased_is_not_made_again(collector: Col
     for group, slot in zip(groups, slots, strict=True):
         queue.publish(group)
         queue.give_back(group.group_id, slot)
-    assert queue.renew([leased]) == [leased]
     assert reserve(queue, 1) == [Slot(0, 2)]
+    assert queue.renew([leased]) == [leased]

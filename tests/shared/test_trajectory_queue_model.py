@@ -21,8 +21,8 @@ from queue_builders import make_group, open_queue
 from shared.prompt_slots import Slot
 from shared.trajectory_queue import TrajectoryQueue
 
-PROMPTS = 3
-MAX_DELIVERIES = 3
+PROMPTS = 2
+MAX_DELIVERIES = 2
 PRODUCERS = ("collector-0", "collector-1")
 CONSUMERS = ("learner-0", "learner-1", "learner-2")
 producers, places = st.sampled_from(PRODUCERS), st.integers(0, 1_000_000)
@@ -379,4 +379,4 @@ def one(items: Sequence[T], place: int) -> T:
 
 def test_whatever_crashes_every_slot_has_its_effect_exactly_once(redis_url: str) -> None:
     model = type("QueueModel", (QueueModel,), {"url": redis_url})
-    run_state_machine_as_test(model, settings=settings(max_examples=150, stateful_step_count=60))
+    run_state_machine_as_test(model, settings=settings(max_examples=200, stateful_step_count=60))

@@ -101,6 +101,17 @@ def test_reopening_a_group_that_is_pending_leaves_it_with_its_consumer(queue: Tr
     assert not queue.publish(make_group(queue.run_id, Slot(3, 0)))
 
 
+def test_a_reopened_group_that_was_acknowledged_by_another_is_handed_out_again(
+    queue: TrajectoryQueue, redis_url: str
+) -> None:
+    (taken,) = published(queue, Slot(3, 0))
+    assert len(queue.take(1, timeout_s=0)) == 1
+    open_queue(redis_url, queue.run_id).ack([taken])
+    queue.reopen([taken])
+    published(queue, Slot(3, 0))
+    assert [group.group_id for group in queue.take(1, timeout_s=0)] == [taken]
+
+
 def test_the_slots_of_reopened_groups_are_reserved_again_where_slots_are_open(queue: TrajectoryQueue) -> None:
     queue.open_slots(0)
     slots = queue.reserve(3, limit=3, prompts_per_step=PROMPTS)
