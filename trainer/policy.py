@@ -25,7 +25,7 @@ from shared.errors import DataError
 from shared.protocol import Canary, Message
 from shared.settings import LearnerSettings, ModelSettings
 
-_RENDERED = 4096
+_RENDERED = 1024
 """Prompts whose token ids are kept: siblings, both steps and every evaluation render the same ones."""
 _CANARY_TOKENS = 32
 
