@@ -34,6 +34,7 @@ from shared.settings import QueueSettings
 from shared.slot_leases import SlotLeases
 
 CONSUMER_GROUP = "learner"
+_FULL_SHARE = 0.9
 # Shorter than the answer timeout, or every idle wait would look like a lost connection.
 _BLOCK_S = 2.0
 
@@ -98,11 +99,6 @@ class TrajectoryQueue(SlotLeases):
         slots = map(Slot.parse, group_ids)
         settled = [slot is not None and slot.step < floor for slot in slots]
         return [entry is not None or below for entry, below in zip(found, settled, strict=True)]
-
-    def credits(self, limit: int) -> int:
-        """How many groups may be published before `limit` are in flight (waiting or pending); never negative."""
-        depth = self.depth()
-        return max(0, limit - depth.waiting - depth.pending)
 
     # ------------------------------------------------------------------------------------------------- consumers
 
@@ -182,6 +178,12 @@ class TrajectoryQueue(SlotLeases):
         length, pending, dead = self._run(scripts.SIZES, [self._groups, self._dead], CONSUMER_GROUP)
         # Acknowledged entries are deleted: what is in the stream and not pending was never delivered.
         return QueueDepth(waiting=max(0, length - pending), pending=pending, dead=dead)
+
+    def is_full(self) -> bool:
+        """Whether Redis has used nine tenths of the memory it may, so that it will soon store nothing more."""
+        with self._errors():
+            memory: dict[str, int] = self._client.info("memory")
+        return 0 < memory["maxmemory"] <= memory["used_memory"] / _FULL_SHARE
 
     def dead_letters(self, count: int = 1000) -> list[DeadLetter]:
         """The newest `count` groups that were given up, oldest first."""

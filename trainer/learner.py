@@ -14,8 +14,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
 
 import structlog
 import torch
@@ -26,7 +26,7 @@ from shared.human_client import HumanClient
 from shared.inference_client import InferenceClient
 from shared.protocol import Task
 from shared.settings import Settings
-from shared.trajectory_queue import QueueDepth, TrajectoryQueue
+from shared.trajectory_queue import TrajectoryQueue
 from trainer import curve
 from trainer.algorithms import Metrics
 from trainer.batch import Batch
@@ -45,6 +45,7 @@ from trainer.run_directory import Record, RunDirectory
 from trainer.tasks import load_tasks
 from trainer.training import Training
 
+T = TypeVar("T")
 log = structlog.get_logger("learner")
 _ASK_S = 1.0
 
@@ -172,9 +173,12 @@ class Learner:
         await self.intake.begin(self.step, [g for step, ids in counted.items() if step >= self.step for g in ids])
 
     async def _while_idle(self) -> None:
-        """Whatever can keep groups from coming: the service has lost the policy, or Redis everything."""
+        """Whatever can keep groups from coming: the service has lost the policy, Redis everything, or it is full."""
         if isinstance(self.intake, OverlappedIntake):
             await self.intake.open()
+        if self.checkpointed != self.step and await self._ask_queue(self.queue.is_full):
+            log.warning("Redis is full of groups that await a checkpoint; writing one now", step=self.step)
+            await self._checkpoint()
         try:
             async with asyncio.timeout(_ASK_S):
                 lost = not await self.publisher.serves(self.step)
@@ -212,7 +216,7 @@ class Learner:
             await self._checkpoint()
 
     async def _record_step(self, batch: Batch, stored: StepBatch, metrics: Metrics) -> None:
-        steps, depth = self.settings.run.steps, await self._depth()
+        steps, depth = self.settings.run.steps, await self._ask_queue(self.queue.depth)
         timings = timings_record(batch, stored.groups, metrics, depth, steps=steps, wall_s=self._wall_s())
         # First, so that who reads a step finds its times.
         self.directory.record_timings(timings)
@@ -220,9 +224,9 @@ class Learner:
         if not metrics.get("rows_trained") and not metrics.get("e_step/rows"):
             log.warning("nothing to train on: no rollout of this step had an outcome or a text to learn from")
 
-    async def _depth(self) -> QueueDepth:
+    async def _ask_queue(self, call: Callable[[], T]) -> T:
         limit_s = self.settings.queue.max_outage_s
-        return await patiently(self.queue.depth, max_outage_s=limit_s, stopping=lambda: self.stopping)
+        return await patiently(call, max_outage_s=limit_s, stopping=lambda: self.stopping)
 
     async def _ensure_published(self) -> None:
         if self.published != self.step:

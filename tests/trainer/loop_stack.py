@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,9 +26,11 @@ from trainer.run_directory import RunDirectory
 
 @dataclass
 class Judge:
-    """A source whose verdict depends on the response's text alone. `mode`: judge, abstain or down."""
+    """A source whose verdict depends on the response's text alone. `mode`: judge, abstain or down. `padding`: so many
+    characters more in each text, which no compression makes shorter than half."""
 
     mode: str = "judge"
+    padding: int = 0
     asked: list[FeedbackRequest] = field(default_factory=list)
     before: Callable[[int], None] = lambda _: None
 
@@ -57,12 +60,13 @@ class Judge:
         if self.mode == "abstain":
             return {**result, "status": "abstain"}
         success = sum(text.encode()) % 3 == 0
+        padding = random.Random(trajectory_id).randbytes(self.padding // 2).hex()
         return {
             **result,
             "status": "ok",
             "reward": float(success),
             "success": success,
-            "text": None if success else f"The sum of the bytes is {sum(text.encode()) % 3}, not 0 modulo 3.",
+            "text": None if success else f"The sum of the bytes is {sum(text.encode()) % 3}, not 0 modulo 3.{padding}",
         }
 
 

@@ -209,6 +209,26 @@ def test_a_redis_that_stays_away_stops_the_run_with_a_sentence_and_the_run_resum
     assert_as_whole(settings, whole)
 
 
+def test_a_redis_that_fills_before_a_checkpoint_is_due_is_emptied_by_an_early_one(services: Stack) -> None:
+    source = {"url": services.judge_url, "role": "both", "timeout_s": 5.0, "max_chars": 100_000}
+    changes = {
+        "learner": {"checkpoint_every": 99},
+        "evaluation": {"every": 99},
+        "feedback": {"sources": {"judge": source}},
+    }
+    settings = settings_of(services, "small-redis", queue={"max_outage_s": 20}, **changes)
+    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"steps": 20})})
+    services.judge.padding = 60_000
+    try:
+        with RedisServer(Path(tempfile.mkdtemp(prefix="vpd-")), unix_socket=_socket(), max_memory_mb=3) as server:
+            run(settings.model_copy(update={"queue": settings.queue.model_copy(update={"url": server.url})}))
+    finally:
+        services.judge.padding = 0
+    found = audit(path(settings))
+    assert found.problems == [] and found.finished and found.groups == 40
+    assert found.checkpoints > 1
+
+
 def test_a_damaged_ledger_is_one_sentence_and_nothing_is_trained(services: Stack) -> None:
     settings = settings_of(services, "ledger-damaged")
     with pytest.raises(Died):
