@@ -39,7 +39,7 @@ from shared.protocol import (
 )
 from shared.settings import Settings
 from shared.trajectory_queue import TrajectoryQueue
-from trainer.judging import Judge
+from trainer.judging import Judge, probe
 from trainer.patience import patiently
 from trainer.tasks import TaskSet, load_tasks
 
@@ -104,7 +104,7 @@ class Collector:
 
     async def run(self) -> None:
         await self.inference.wait_ready(timeout_s=self.settings.inference.timeout_s)
-        await self.sources.probe()
+        await probe(self.sources, self.settings.feedback)
         if self.settings.rollout.mode == "overlapped":
             await self._run_ahead()
         else:

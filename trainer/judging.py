@@ -14,14 +14,34 @@ import structlog
 
 from shared.errors import ServiceUnavailable
 from shared.feedback_client import FeedbackClient, FeedbackSources, Judgement
-from shared.protocol import Feedback, FeedbackItem
+from shared.protocol import Capabilities, Feedback, FeedbackItem
 from shared.settings import FeedbackSettings
 from trainer.failures import FailureBudgets, in_one_line
 
 log = structlog.get_logger("judging")
 _FIRST_PAUSE_S = 0.5
+_START_PATIENCE_S = 20.0
 _LONGEST_PAUSE_S = 5.0
 _FURTHER_ASKS = 3
+
+
+async def probe(sources: FeedbackSources, settings: FeedbackSettings) -> dict[str, Capabilities]:
+    """What every source can do, before a run goes on. One that was killed together with us is given time to come back.
+
+    Raises ServiceUnavailable naming one that stays away, SettingsError if no source gives a reward.
+    """
+    began = time.monotonic()
+    warned = False
+    while True:
+        try:
+            return await sources.probe()
+        except ServiceUnavailable as error:
+            if time.monotonic() - began > min(_START_PATIENCE_S, settings.max_outage_s):
+                raise
+            if not warned:
+                log.warning("a source does not answer yet; trying again", reason=in_one_line(str(error)))
+            warned = True
+            await asyncio.sleep(_FIRST_PAUSE_S)
 
 
 class Judge:

@@ -37,6 +37,7 @@ from trainer.critiques import Critiques
 from trainer.disk import disk_error
 from trainer.evaluate import Evaluator
 from trainer.intake import Intake, LockstepIntake, OverlappedIntake
+from trainer.judging import probe
 from trainer.ledger import Ledger, counted_steps, read_ledger
 from trainer.patience import patiently
 from trainer.publisher import Publisher, make_transport
@@ -282,7 +283,7 @@ class Learner:
         """The source whose kind is human, if there is one that answers: late critique is read there."""
         sources = FeedbackSources(self.settings.feedback, api_key=self.settings.api_key)
         try:
-            for name, capabilities in (await sources.probe()).items():
+            for name, capabilities in (await probe(sources, self.settings.feedback)).items():
                 if capabilities.kind == "human":
                     source = self.settings.feedback.sources[name]
                     client = HumanClient(source.url, source.api_key or self.settings.api_key)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
 from feedback_builders import a_source, an_item
 from judging_sources import Source, killable
 from serving import running
@@ -19,7 +22,7 @@ from shared.protocol import Feedback
 from shared.settings import FeedbackSettings, Settings, SourceSettings
 from trainer import judging
 from trainer.evaluate import Evaluator
-from trainer.judging import Judge
+from trainer.judging import Judge, probe
 
 TEXTS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff"]
 ITEMS = [an_item(i, text=text, group_id=f"g{i // 3}") for i, text in enumerate(TEXTS)]
@@ -315,3 +318,41 @@ def test_an_evaluation_neither_asks_nor_waits_for_critique_and_shadow_sources() 
         judged = asyncio.run(evaluate(settings))
     assert [j.reward for j in judged] == [0, 1, 0, 1, 0, 1]
     assert all([f.source.name for f in j.feedback] == ["code"] and j.shadow == [] for j in judged)
+
+
+def test_a_run_that_starts_while_a_source_is_coming_back_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    settings = Settings.model_validate({"feedback": {"sources": {"code": dict(_code(f"http://127.0.0.1:{port}"))}}})
+    source = uvicorn.Server(uvicorn.Config(Source(), port=port, log_level="warning"))
+
+    async def start() -> list[str]:
+        warned = asyncio.Event()
+        monkeypatch.setattr(judging, "log", SimpleNamespace(warning=lambda *_, **__: warned.set()))
+        sources = FeedbackSources(settings.feedback, api_key=None)
+        probing = asyncio.create_task(probe(sources, settings.feedback))
+        await warned.wait()
+        serving = asyncio.create_task(source.serve())
+        found = await probing
+        source.should_exit = True
+        await serving
+        await sources.aclose()
+        return list(found)
+
+    assert asyncio.run(start()) == ["code"]
+
+
+def test_a_source_that_is_away_at_the_start_stops_the_run_with_a_sentence_after_the_outage_it_may_have() -> None:
+    tree = {"feedback": {"sources": {"code": dict(_code(NOBODY))}, "max_outage_s": 0.1}}
+    settings = Settings.model_validate(tree)
+
+    async def start() -> None:
+        sources = FeedbackSources(settings.feedback, api_key=None)
+        try:
+            await probe(sources, settings.feedback)
+        finally:
+            await sources.aclose()
+
+    with pytest.raises(ServiceUnavailable, match=f"Source 'code' at {NOBODY} cannot be reached"):
+        asyncio.run(start())
