@@ -144,12 +144,14 @@ class InferenceClient:
         deadline = clock() + timeout_s
         content = body.model_dump_json().encode() if body else None
         headers = {"Content-Type": "application/json"} if body else None
+        reason: str | None = None
         for attempt in itertools.count():
             try:
                 async with asyncio.timeout_at(deadline):
                     response = await self._client.request(method, path, content=content, headers=headers, params=params)
             except TimeoutError as error:
-                raise self._unavailable(f"did not answer {method} {path} within {timeout_s:g} s") from error
+                # The last attempt may be cut short; what the one before it met says more.
+                raise self._unavailable(reason or f"did not answer {method} {path} within {timeout_s:g} s") from error
             except httpx.HTTPError as error:
                 reason = f"cannot be reached ({str(error) or type(error).__name__})"
             else:

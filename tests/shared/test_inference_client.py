@@ -144,9 +144,9 @@ def test_a_service_that_is_down_is_unavailable_by_its_url() -> None:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         with pytest.raises(ServiceUnavailable, match=f"{url} cannot be reached"):
-            ask(url, lambda client: client.policy(), timeout_s=0.3)
+            ask(url, lambda client: client.policy(), timeout_s=1.0)
         with pytest.raises(ServiceUnavailable, match=f"{url} cannot be reached"):
-            ask(url, lambda client: client.wait_ready(0.3))
+            ask(url, lambda client: client.wait_ready(1.0))
 
 
 def test_a_service_that_recovers_in_time_is_asked_again() -> None:
@@ -168,7 +168,7 @@ def test_a_service_that_stays_unready_is_unavailable_with_its_own_reason() -> No
         return Response('{"detail": "The model is still being loaded."}', 503)
 
     with answering(respond) as url, pytest.raises(ServiceUnavailable, match=r"cannot serve: The model is still being"):
-        ask(url, lambda client: client.wait_ready(3.0))
+        ask(url, lambda client: client.wait_ready(1.0))
 
 
 def test_a_service_that_hangs_is_unavailable_after_the_deadline() -> None:
