@@ -68,8 +68,12 @@ def audit(path: Path) -> Audit:
     """The audit of the run in `path`. Raises SettingsError where there is no run."""
     if not (path / "settings.json").is_file():
         raise SettingsError(f"There is no run in {path}: name a run directory, like runs/demo.")
-    settings = json.loads((path / "settings.json").read_text())
-    found = Audit(str(path), of_steps=settings["run"]["steps"])
+    try:
+        settings = json.loads((path / "settings.json").read_text())
+        found = Audit(str(path), of_steps=settings["run"]["steps"])
+        prompts_per_step = settings["rollout"]["prompts_per_step"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise SettingsError(f"{path / 'settings.json'} is damaged ({error}): the run cannot be audited.") from error
     try:
         ledger = read_ledger(path / "ledger.jsonl")
     except DataError as error:
@@ -84,7 +88,7 @@ def audit(path: Path) -> Audit:
     _count(found, ledger.entries, counted)
     found.problems += [
         *_steps_in_order(found, counted),
-        *_slots_once(found, counted, settings["rollout"]["prompts_per_step"]),
+        *_slots_once(found, counted, prompts_per_step),
         *_nothing_void_is_lost(found, ledger.entries, counted),
         *_batches(found, path, ledger.entries, counted),
         *_checkpoints(found, path, ledger.entries),

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from shared.errors import DataError
 from shared.protocol import RolloutGroup, Wire
-from trainer.disk import disk_error, sync_directory
+from trainer.disk import disk_error, steps_in, sync_directory
 
 log = structlog.get_logger("batches")
 
@@ -104,7 +104,7 @@ class BatchStore:
 
     def steps(self) -> list[int]:
         """The steps that have a file, in order."""
-        return sorted(int(file.stem.removeprefix("step_")) for file in self.directory.glob("step_*.zz"))
+        return steps_in(self.directory, ".zz")
 
     def forget_before(self, step: int) -> None:
         """Delete the batches of the steps before `step`."""

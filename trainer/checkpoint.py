@@ -53,12 +53,11 @@ class Checkpoints:
             if cause is None:
                 raise
             raise disk_error(cause, file) from error
-        files = sorted(self.directory.glob("step_*.pt"))
         # Newer files than this could not be read: left in place, they would push out those that can.
-        kept = [other for other in files if other <= file][-self.keep :]
-        for other in files:
-            if other not in kept and (best is None or other != self._file(best)):
-                other.unlink()
+        kept = [other for other in self.steps() if other <= step][-self.keep :]
+        for other in self.steps():
+            if other not in kept and other != best:
+                self._file(other).unlink()
         return self.digest(step)
 
     def digest(self, step: int) -> str:
@@ -72,9 +71,10 @@ class Checkpoints:
     def load_newest(self, *, up_to: int | None = None) -> State | None:
         """The newest readable checkpoint (of step `up_to` or before), or None; a torn or corrupt one is skipped with a
         warning."""
-        for file in sorted(self.directory.glob("step_*.pt"), reverse=True):
-            if up_to is not None and file > self._file(up_to):
+        for step in reversed(self.steps()):
+            if up_to is not None and step > up_to:
                 continue
+            file = self._file(step)
             try:
                 return _read(file)
             except _UNREADABLE as error:

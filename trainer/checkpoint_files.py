@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from trainer.disk import steps_in
+
 CHECKPOINTS = "checkpoints"
 
 
@@ -15,7 +17,7 @@ def checkpoint_file(directory: Path, step: int) -> Path:
 
 def checkpoint_steps(directory: Path) -> list[int]:
     """The steps that have a checkpoint, in order."""
-    return sorted(int(file.stem.removeprefix("step_")) for file in directory.glob("step_*.pt"))
+    return steps_in(directory, ".pt")
 
 
 def file_digest(file: Path) -> str:

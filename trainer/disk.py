@@ -32,6 +32,12 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
     return records
 
 
+def steps_in(directory: Path, suffix: str) -> list[int]:
+    """The steps that have a file `step_000012<suffix>`, in order; files of other names are somebody else's."""
+    numbers = [file.name.removeprefix("step_").removesuffix(suffix) for file in directory.glob(f"step_*{suffix}")]
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
 def sync_directory(directory: Path) -> None:
     """Make the names of the files in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)

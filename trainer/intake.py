@@ -92,7 +92,7 @@ class Intake(ABC):
             log.warning("groups are acknowledged when the run is started again", reason=str(error))
         self._unacknowledged = {}
 
-    async def begin(self, step: int, uncounted: Sequence[str]) -> None:
+    async def begin(self, uncounted: Sequence[str]) -> None:
         """Before the first live step. `uncounted` were counted at it or later, before a crash, and no longer are: they
         may be published again."""
         await self._queue(lambda: self.queue.reopen(uncounted))
@@ -219,8 +219,8 @@ class OverlappedIntake(Intake):
             self._counted_above.remove(self._settled)
             self._settled += 1
 
-    async def begin(self, step: int, uncounted: Sequence[str]) -> None:
-        await super().begin(step, uncounted)
+    async def begin(self, uncounted: Sequence[str]) -> None:
+        await super().begin(uncounted)
         await self.open()
 
     async def open(self) -> None:

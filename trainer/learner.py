@@ -171,7 +171,7 @@ class Learner:
         self.store.forget_from(self.step)
         self.evaluated_before = [r for r in self.evaluated_before if r["step"] <= self.step]
         counted = counted_steps(read_ledger(self.directory.path / "ledger.jsonl").entries, with_void=True)
-        await self.intake.begin(self.step, [g for step, ids in counted.items() if step >= self.step for g in ids])
+        await self.intake.begin([g for step, ids in counted.items() if step >= self.step for g in ids])
 
     async def _while_idle(self) -> None:
         """Whatever can keep groups from coming: the service has lost the policy, Redis everything, or it is full."""

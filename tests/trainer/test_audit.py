@@ -244,3 +244,18 @@ def test_the_exit_code_says_whether_the_run_is_clean(run: Run, capsys: pytest.Ca
 def test_a_folder_without_a_run_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"There is no run in .*: name a run directory"):
         audit(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": {}}'])
+def test_damaged_settings_are_one_sentence(run: Run, text: str) -> None:
+    (run.whole().path / "settings.json").write_text(text)
+    with pytest.raises(SettingsError, match=r"settings\.json is damaged .*cannot be audited") as caught:
+        audit(run.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_the_run_s_are_left_out(run: Run) -> None:
+    run.whole()
+    for name in ("batches/step_000001 (copy).zz", "batches/step_x.zz", "checkpoints/step_000002_mine.pt"):
+        (run.path / name).write_bytes(b"mine")
+    assert run.problems() == []

@@ -142,3 +142,14 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "c").write_text("a file where the directory should be")
     with pytest.raises(InfrastructureError, match="cannot be written"):
         Checkpoints(tmp_path / "c", keep=1).save(1, state(1))
+
+
+def test_files_of_other_names_are_neither_loaded_nor_deleted(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state(1))
+    mine = tmp_path / "step_000001_mine.pt"
+    mine.write_bytes((tmp_path / "step_000001.pt").read_bytes())
+    checkpoints.save(2, state(2))
+    loaded = checkpoints.load_newest()
+    assert loaded is not None and loaded["step"] == 2
+    assert steps(tmp_path) == ["step_000001_mine.pt", "step_000002.pt"]
