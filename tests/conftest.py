@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from shared.redis_server import RedisServer
 from tests.tiny_model import make_tiny_model
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background of a script: the processes that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples in every run, and no test of wall time.
 settings.register_profile("seeded", derandomize=True, deadline=None)
 settings.load_profile("seeded")
