@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from trainer.batch import Batch
-from trainer.policy import Policy, Sequences
+from trainer.policy import Policy
+from trainer.scores import Sequences
 
 
 class Diagnosis:

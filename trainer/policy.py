@@ -1,7 +1,6 @@
 """The policy network: loading, scoring response tokens, saving. No objective and no optimizer lives here.
 
-Logits are never built for a whole batch: `Scores` keeps hidden states and makes the logits of a slice of response
-tokens when asked, so that memory is bounded by `chunk_tokens` x vocabulary.
+What a forward pass gives is in `trainer/scores.py`.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,52 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shared.errors import DataError
 from shared.protocol import Canary, Message
 from shared.settings import LearnerSettings, ModelSettings
+from trainer.scores import Scores, Sequences, over_chunks
 
 _RENDERED = 1024
 """Prompts whose token ids are kept: siblings, both steps and every evaluation render the same ones."""
 _CANARY_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Prompts and the responses to score after them; one entry a row."""
-
-    prompts: list[list[int]]
-    responses: list[list[int]]
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def __getitem__(self, part: slice) -> Sequences:
-        return Sequences(self.prompts[part], self.responses[part])
-
-
-@dataclass
-class Scores:
-    """Hidden states at the positions that predict each response token; rows concatenated.
-
-    `hidden` [tokens, width]; `ids` int64 [tokens], the response tokens; `row` int64 [tokens], their row's index.
-    """
-
-    head: Callable[[Tensor], Tensor]
-    hidden: Tensor
-    ids: Tensor
-    row: Tensor
-    rows: int
-
-    def logits(self, part: slice) -> Tensor:
-        """float32 logits [tokens of the slice, vocabulary], divided by the sampling temperature."""
-        return self.head(self.hidden[part])
-
-    def per_row(self, values: Tensor) -> Tensor:
-        """Sum of token values [tokens] within each row, [rows]."""
-        return torch.zeros(self.rows, dtype=values.dtype, device=values.device).index_add(0, self.row, values)
 
 
 class Policy:
@@ -202,18 +164,6 @@ class Policy:
         network.save_pretrained(directory)
         if tokenizer:
             self.tokenizer.save_pretrained(directory)
-
-
-def over_chunks(function: Callable[[slice], Tensor], length: int, chunk: int) -> Tensor:
-    """Concatenate function(slice) over slices of `length`; logits are recomputed in the backward pass, not kept."""
-    parts = []
-    for start in range(0, length, chunk):
-        part = slice(start, min(start + chunk, length))
-        if length <= chunk or not torch.is_grad_enabled():
-            parts.append(function(part))
-        else:
-            parts.append(checkpoint(function, part, use_reentrant=False))
-    return torch.cat(parts) if parts else torch.zeros(0)
 
 
 def _canary_ids(tokens: int, length: int) -> list[int]:

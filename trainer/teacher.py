@@ -10,7 +10,8 @@ from torch import Tensor
 
 from shared.algorithm_settings import TeacherSettings
 from trainer.batch import Batch
-from trainer.policy import Policy, Scores, Sequences
+from trainer.policy import Policy
+from trainer.scores import Scores, Sequences
 
 
 class Teacher:

@@ -11,7 +11,8 @@ from trainer_algorithms import batches, tools
 from shared.algorithm_settings import GRPOSettings
 from trainer.algorithms.grpo import GRPO
 from trainer.diagnosis import Diagnosis
-from trainer.policy import Policy, Sequences
+from trainer.policy import Policy
+from trainer.scores import Sequences
 
 NewPolicy = Callable[..., Policy]
 

@@ -12,7 +12,8 @@ from trainer_algorithms import same, tools, weights
 
 from shared.settings import OptimizerSettings
 from trainer.optimisation import Optimizer
-from trainer.policy import Policy, Sequences
+from trainer.policy import Policy
+from trainer.scores import Sequences
 
 NewPolicy = Callable[..., Policy]
 ROWS = Sequences([[3, 40, 4], [3, 50, 4]], [[7, 8], [9]])

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from shared.errors import DataError
 from shared.protocol import Message
 from shared.settings import LearnerSettings, ModelSettings
-from trainer.policy import Policy, Sequences
+from trainer.policy import Policy
+from trainer.scores import Sequences
 
 NewPolicy = Callable[..., Policy]
 ROWS = Sequences(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from shared.protocol import Message
-from trainer.policy import Policy, Sequences
+from trainer.policy import Policy
+from trainer.scores import Sequences
 
 PROMPTS = [[5, 6, 7], [8, 9], [5, 6, 7], [5, 6, 7]]
 RESPONSES = [[20, 21], [22, 23, 24], [20, 21], [25]]

@@ -10,7 +10,8 @@ from trainer_builders import group, trajectory
 
 from shared.algorithm_settings import TeacherSettings
 from trainer.batch import Batch, Row
-from trainer.policy import Policy, Sequences
+from trainer.policy import Policy
+from trainer.scores import Sequences
 from trainer.teacher import RenewalGate, Teacher
 
 NewPolicy = Callable[..., Policy]

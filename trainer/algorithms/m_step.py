@@ -25,7 +25,7 @@ from trainer.algorithms.watch import Watch
 from trainer.batch import Batch, Row
 from trainer.objectives.divergence import forward_kl, jsd, reverse_kl, top_k_with_tail
 from trainer.objectives.policy_gradient import clipped_surrogate, group_advantages, outside_clip
-from trainer.policy import Scores, Sequences, over_chunks
+from trainer.scores import Scores, Sequences, over_chunks
 from trainer.teacher import Teacher
 
 Shape = Callable[[Tensor, Tensor, int], Tensor]

@@ -20,7 +20,7 @@ from trainer.algorithms.e_step import AccuracyGate, Judged, OutcomeBuffer, diagn
 from trainer.algorithms.m_step import MStep
 from trainer.batch import Batch
 from trainer.objectives.bco import RewardShift, bco_loss, class_weights, implicit_reward, within_trust_region
-from trainer.policy import Sequences
+from trainer.scores import Sequences
 from trainer.teacher import Teacher
 
 

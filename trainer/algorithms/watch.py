@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.policy import Scores
+from trainer.scores import Scores
 
 QUARTERS = 4
 

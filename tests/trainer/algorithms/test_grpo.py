@@ -75,7 +75,7 @@ def test_a_rollout_without_an_outcome_is_no_failure(new_policy: NewPolicy) -> No
 
 
 def test_success_becomes_likelier_and_failure_less_likely(new_policy: NewPolicy) -> None:
-    from trainer.policy import Sequences
+    from trainer.scores import Sequences
 
     policy = new_policy()
     batch = batch_of(policy, [True, False])

@@ -14,7 +14,8 @@ from shared.algorithm_settings import DistillSettings, GRPOTerm, TeacherSettings
 from trainer.algorithms.base import Tools
 from trainer.algorithms.m_step import MStep
 from trainer.batch import Batch
-from trainer.policy import Policy, Sequences
+from trainer.policy import Policy
+from trainer.scores import Sequences
 from trainer.teacher import Teacher
 
 NewPolicy = Callable[..., Policy]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.objectives.divergence import forward_kl, jsd, reverse_kl, top_k_with_tail
-from trainer.policy import over_chunks
+from trainer.scores import over_chunks
 
 Array = np.ndarray
 

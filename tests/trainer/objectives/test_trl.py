@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trainer_objectives import Logits, Objective, logits, value_and_gradient
 
 from trainer.objectives.divergence import forward_kl, jsd, reverse_kl, top_k_with_tail
-from trainer.policy import over_chunks
+from trainer.scores import over_chunks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TRL warns on import that its experimental part may change

@@ -10,7 +10,8 @@ import torch
 from trainer_objectives import Array, kl, softmax
 
 from shared.algorithm_settings import TeacherSettings
-from trainer.policy import Policy, Sequences
+from trainer.policy import Policy
+from trainer.scores import Sequences
 from trainer.teacher import Teacher
 
 NewPolicy = Callable[..., Policy]

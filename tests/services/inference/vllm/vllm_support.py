@@ -20,7 +20,8 @@ from shared.settings import InferenceSettings, LearnerSettings, ModelSettings, S
 from tests.services.inference import inference_support
 from tests.serving import running
 from tests.tiny_model import make_tiny_model
-from trainer.policy import Policy, Sequences
+from trainer.policy import Policy
+from trainer.scores import Sequences
 
 HIDDEN = 128
 """vLLM's attention on a CPU has no kernel for heads narrower than 32, and the model has four."""
