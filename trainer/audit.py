@@ -6,7 +6,7 @@ Needs no service and no model. What it checks:
   slot that is not counted was dropped for good, with a reason;
 - what a restart made void was counted again;
 - the stored batch of a step is the one the ledger names and holds the groups it counts;
-- a checkpoint is the file that was noted;
+- a checkpoint is the one that was noted;
 - metrics.jsonl has one line for each counted step.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from shared.errors import DataError, SettingsError
 from shared.prompt_slots import Slot
 from trainer.batch_store import BatchStore
-from trainer.checkpoint_files import CHECKPOINTS, checkpoint_file, checkpoint_steps, file_digest
+from trainer.checkpoint_files import CHECKPOINTS, checkpoint_digest, checkpoint_steps
 from trainer.disk import read_jsonl
 from trainer.ledger import Entry, counted_steps, read_ledger
 
@@ -179,8 +179,8 @@ def _checkpoints(found: Audit, path: Path, entries: Sequence[Entry]) -> Iterator
     for step in checkpoint_steps(path / CHECKPOINTS):
         if step not in noted:
             found.notes.append(f"The checkpoint of step {step} is not noted yet; the next start does so.")
-        elif file_digest(checkpoint_file(path / CHECKPOINTS, step)) != noted[step]:
-            yield f"The checkpoint of step {step} is not the file that was saved."
+        elif checkpoint_digest(path / CHECKPOINTS, step) != noted[step]:
+            yield f"The checkpoint of step {step} is not the one that was saved."
 
 
 def _metrics(path: Path, counted: dict[int, list[str]]) -> Iterator[str]:

@@ -4,6 +4,9 @@ A step's batch is stored before it is trained on, and a group is acknowledged wh
 effect is durable. After a crash the learner goes back to its newest checkpoint and does the steps after it again from
 their stored batches: the same weights, to the last bit. Then it goes on with what the queue hands out.
 
+Of several ranks (`learner.ranks`) the first is the learner: what it does to weights the others do with it, and they do
+nothing else (`follower.py`).
+
 Lockstep: step k trains on the groups that policy version k made, and publishes version k + 1. Overlapped: on groups
 made by versions that are at most `rollout.max_policy_lag` older.
 """
@@ -31,16 +34,19 @@ from trainer import curve
 from trainer.algorithms import Metrics
 from trainer.batch import Batch
 from trainer.batch_store import BatchStore, LateRow, StepBatch
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import Checkpoints, of_this_version
 from trainer.checkpoint_files import CHECKPOINTS
 from trainer.critiques import Critiques
 from trainer.disk import disk_error
 from trainer.evaluate import Evaluator
+from trainer.follower import follow
 from trainer.intake import Intake, LockstepIntake, OverlappedIntake
 from trainer.judging import probe
+from trainer.launch import joined, launch, must_launch
 from trainer.ledger import Ledger, counted_steps, read_ledger
 from trainer.patience import patiently
 from trainer.publisher import Publisher, make_transport
+from trainer.ranks import ALONE, Ranks
 from trainer.records import best_step, collapse, evaluation_record, record_at, step_record, summary, timings_record
 from trainer.run_directory import Record, RunDirectory
 from trainer.tasks import load_tasks
@@ -54,18 +60,29 @@ _ASK_S = 1.0
 def main(settings: Settings) -> int:
     """Train to the run's last step. 0 when it is done, and after SIGTERM or Ctrl-C, which end it after the running
     step; a second one ends it at once."""
+    if must_launch(settings):
+        return launch(settings)
     if settings.learner.threads is not None:
         torch.set_num_threads(settings.learner.threads)
-    run = RunDirectory(settings)
-    if run.finished:
-        log.info("the run is already complete", directory=str(run.path))
-        return 0
-    asyncio.run(_main(settings, run))
+    with joined(settings) as ranks:
+        if ranks.leads:
+            _lead(settings, ranks)
+        else:
+            follow(settings, ranks)
     return 0
 
 
-async def _main(settings: Settings, run: RunDirectory) -> None:
-    learner = Learner(settings, run)
+def _lead(settings: Settings, ranks: Ranks) -> None:
+    run = RunDirectory(settings)
+    if run.finished:
+        log.info("the run is already complete", directory=str(run.path))
+    else:
+        asyncio.run(_main(settings, run, ranks))
+    ranks.dismiss()
+
+
+async def _main(settings: Settings, run: RunDirectory, ranks: Ranks) -> None:
+    learner = Learner(settings, run, ranks)
 
     def stop(number: int) -> None:
         if learner.stopping:
@@ -84,7 +101,7 @@ async def _main(settings: Settings, run: RunDirectory) -> None:
 class Learner:
     """One run, from its newest checkpoint or from the start. Raises VPDError where it cannot go on."""
 
-    def __init__(self, settings: Settings, run: RunDirectory) -> None:
+    def __init__(self, settings: Settings, run: RunDirectory, ranks: Ranks = ALONE) -> None:
         self.settings = settings
         self.directory = run
         self.stopping = False
@@ -102,13 +119,13 @@ class Learner:
         transport = make_transport(settings.inference, run.path / "policy", self.inference)
         self.publisher = Publisher(transport, self.inference, run.identity.run_id)
         self.tasks = load_tasks(settings.tasks, seed=settings.run.seed)
-        self.checkpoints = Checkpoints(run.path / CHECKPOINTS, keep=settings.learner.keep_checkpoints)
+        self.checkpoints = Checkpoints(run.path / CHECKPOINTS, keep=settings.learner.keep_checkpoints, ranks=ranks)
         self.store = BatchStore(run.path / "batches")
         self.ledger = Ledger(run.path / "ledger.jsonl")
         self.queue = TrajectoryQueue(settings.queue, run.identity.run_id, consumer="learner-0")
         kind = OverlappedIntake if settings.rollout.mode == "overlapped" else LockstepIntake
         self.intake: Intake = kind(settings, self.queue, self.ledger, stopping=lambda: self.stopping)
-        self.training = Training(settings)
+        self.training = Training(settings, ranks)
         self.stored: Iterator[StepBatch] | None = None
         self.evaluated_before: list[Record] = []
         self.critiques = self._critiques(None, "human", window_steps=1)
@@ -262,7 +279,7 @@ class Learner:
         if record is None:
             record = await self._evaluate("gate", self.tasks.training(self.step, self.settings.evaluation.tasks))
         if record["teacher_accuracy"] is not None:
-            self.training.algorithm.observe_teacher(record["teacher_accuracy"])
+            self.training.observe_teacher(record["teacher_accuracy"])
         self.teacher_observed_at = self.step
 
     async def _evaluate(self, kind: Literal["evaluation", "gate"], tasks: Sequence[Task]) -> Record:
@@ -328,17 +345,12 @@ class Learner:
     def _restore(self) -> None:
         state: dict[str, Any] | None = self.checkpoints.load_newest()
         if state is not None:
-            self.step = self.checkpointed = state["step"]
-            self.training.load_state_dict(state)
-            self.critiques.load_state_dict(state["critiques"])
-            self.intake.load_state_dict(state["intake"])
-            self.seconds_before = state["wall_s"]
-            self.rows_trained = state["rows_trained"]
-            self.teacher_observed_at = state["teacher_observed_at"]
+            with of_this_version(self.directory.path):
+                self._take_up(state)
             log.info("resumed", step=self.step)
         self.evaluated_before = self.directory.forget_after(self.step)
         self.best = best_step(self.directory.records())
-        self.ledger.start(self.step)
+        self.ledger.start(self.step, ranks=self.training.ranks.size)
         if state is not None:
             # Killed between saving it and noting it: the ledger would not know what the run went on from.
             self.ledger.note_checkpoint(self.step, self.checkpoints.digest(self.step), self.training.weights_digest())
@@ -346,6 +358,15 @@ class Learner:
             if (stored := self.store.read_if_whole(step)) is not None:
                 self.critiques.remember(stored)
         self.stored = self.store.from_step(self.step)
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        self.step = self.checkpointed = state["step"]
+        self.training.load_state_dict(state)
+        self.critiques.load_state_dict(state["critiques"])
+        self.intake.load_state_dict(state["intake"])
+        self.seconds_before = state["wall_s"]
+        self.rows_trained = state["rows_trained"]
+        self.teacher_observed_at = state["teacher_observed_at"]
 
     def _finish(self) -> None:
         path = self.directory.path

@@ -4,7 +4,8 @@
 itself and of the line before, so that a line that was changed, lost or put in between is found. A last line that a
 crash tore is cut off at the next start.
 
-    start        the learner began at step `step`: what was counted at or after it is void and done again
+    start        the learner began at step `step`, on `ranks` ranks: what was counted at or after it is void and done
+                 again
     step         step `step` was trained on `groups`, made by policy `versions`; `batch` is its stored batch's digest
     dropped      group `group_id` is not trained on, for `reason`; `returned`: its prompt is sampled again
     checkpoint   the checkpoint of `step`, a file with digest `sha256`, holds the effect of all steps before it;
@@ -57,8 +58,8 @@ class Ledger:
                 out.truncate(found.size)
                 os.fsync(out.fileno())
 
-    def start(self, step: int) -> None:
-        self._append("start", step=step)
+    def start(self, step: int, *, ranks: int = 1) -> None:
+        self._append("start", step=step, ranks=ranks)
 
     def step(self, step: int, groups: Sequence[RolloutGroup], batch: str) -> None:
         ids, versions = [g.group_id for g in groups], [g.policy_version for g in groups]

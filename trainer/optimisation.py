@@ -22,7 +22,7 @@ class Optimizer:
         self.peak = learning_rate
         self.total_steps = total_steps
         self.adamw = torch.optim.AdamW(
-            policy.network.parameters(),
+            policy.weights(),
             lr=learning_rate,
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
@@ -49,7 +49,7 @@ class Optimizer:
         """
         self.adamw.zero_grad(set_to_none=True)
         yield
-        norm: Tensor = torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.settings.max_grad_norm)
+        norm: Tensor = torch.nn.utils.clip_grad_norm_(self.policy.weights(), self.settings.max_grad_norm)
         metrics[f"{prefix}/grad_norm"] = float(norm)
         finite = bool(torch.isfinite(norm))
         for key, done in (("optimizer_steps", finite), (f"{prefix}/skipped_updates", not finite)):

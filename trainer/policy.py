@@ -65,6 +65,10 @@ class Policy:
         other.network = copy.deepcopy(self.network).requires_grad_(trainable)
         return other
 
+    def weights(self) -> list[nn.Parameter]:
+        """All parameters, to be read or changed between two passes."""
+        return list(self.network.parameters())
+
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Chat messages -> prompt token ids with the generation prompt, thinking off."""
         return list(self._render(tuple((m.role, m.content) for m in messages)))
@@ -158,12 +162,14 @@ class Policy:
         if start < len(aligned[0]):
             yield slice(start, len(aligned[0]))
 
-    def save(self, directory: Path, *, tokenizer: bool = False) -> None:
-        """Write the weights (float32 safetensors) and configuration in Hugging Face format."""
+    def save(self, directory: Path, *, tokenizer: bool = False) -> str | None:
+        """Write the weights (float32 safetensors) and configuration in Hugging Face format. The SHA-256 of the weights
+        where it is known from writing them."""
         network: Any = self.network
         network.save_pretrained(directory)
         if tokenizer:
             self.tokenizer.save_pretrained(directory)
+        return None
 
 
 def _canary_ids(tokens: int, length: int) -> list[int]:

@@ -86,11 +86,10 @@ def _write(policy: Policy, path: Path) -> str:
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    policy.save(temporary)
-    weights = temporary / "model.safetensors"
-    with weights.open("rb+") as file:
+    digest = policy.save(temporary)
+    with (temporary / "model.safetensors").open("rb+") as file:
         os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = digest or hashlib.file_digest(file, "sha256").hexdigest()
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
     return digest

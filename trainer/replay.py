@@ -74,7 +74,7 @@ def replay(path: Path, step: int, *, console: Console) -> Replay:
     for number in track(range(begin, step + 1), description=f"Steps {begin} to {step}", console=console):
         gate = record_at(records, "gate", number)
         if gate is not None and gate["teacher_accuracy"] is not None and number != observed_at:
-            training.algorithm.observe_teacher(gate["teacher_accuracy"])
+            training.observe_teacher(gate["teacher_accuracy"])
         stored = _stored(store, number)
         batch, metrics = training.step(stored)
         record = step_record(batch, stored.groups, metrics, steps=settings.run.steps)

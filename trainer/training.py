@@ -1,7 +1,8 @@
 """All that a training step changes: the policy, its optimizer, the algorithm's state. Knows no queue and no service.
 
 The learner drives it with groups off the queue, `vpd replay` with stored ones: the same groups from the same state give
-the same weights, on one machine with one number of threads to the last bit.
+the same weights, on one machine with one number of threads and ranks to the last bit. Where there are several ranks,
+each has a Training, and its methods are called on all of them, rank 0 first.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from shared.models import resolve_model
 from shared.settings import Settings
@@ -19,26 +21,25 @@ from trainer.batch_store import StepBatch
 from trainer.diagnosis import Diagnosis
 from trainer.optimisation import Optimizer
 from trainer.policy import Policy
+from trainer.ranks import ALONE, Ranks
+from trainer.sharding import ShardedPolicy, whole
+from trainer.tensor_file import as_bytes
 
 
 class Training:
     """Starts from the initial model of the settings."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ranks: Ranks = ALONE) -> None:
         torch.manual_seed(settings.run.seed)
-        self.policy = Policy(
-            resolve_model(settings.model.path),
-            settings.model,
-            settings.learner,
-            temperature=settings.rollout.temperature,
-        )
+        self.ranks = ranks
+        self.policy = _policy(settings, ranks)
         self.optimizer = Optimizer(
             self.policy,
             settings.optimizer,
             learning_rate=settings.algorithm.learning_rate,
             total_steps=settings.run.steps,
         )
-        self.algorithm: Algorithm = make(settings.algorithm, Tools(self.policy, self.optimizer))
+        self.algorithm: Algorithm = make(settings.algorithm, Tools(self.policy, self.optimizer, ranks))
         self.diagnosis = Diagnosis(self.policy, settings.learner.diagnose_every)
         self.batches = BatchBuilder(
             settings.teacher_prompt,
@@ -50,15 +51,22 @@ class Training:
 
     def step(self, stored: StepBatch) -> tuple[Batch, Metrics]:
         """Train on a batch; its rows, and what is to be recorded of it."""
+        self.ranks.order("step", stored)
         batch = self.batches.build(stored.step, stored.groups, stored.late_rows)
         return batch, self.diagnosis(batch) | self.algorithm.train_step(batch)
 
+    def observe_teacher(self, accuracy: float) -> None:
+        """The teacher's accuracy on prompts that are about to be trained on, a share."""
+        self.ranks.order("observe_teacher", accuracy)
+        self.algorithm.observe_teacher(accuracy)
+
     def weights_digest(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of the policy's parameters."""
+        """SHA-256 over names, types, shapes and bytes of the policy's parameters; of no use but on rank 0."""
+        self.ranks.order("digest")
         found = hashlib.sha256()
         for name, tensor in sorted(self.policy.network.state_dict().items()):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            found.update(as_bytes(whole(tensor)))
         return found.hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,7 +76,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "algorithm": self.algorithm.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng": self._cuda_rng(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -76,5 +84,21 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.algorithm.load_state_dict(state["algorithm"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] and len(state["cuda_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        cuda_rng = state["cuda_rng"]
+        if cuda_rng and self.ranks.size == 1 and len(cuda_rng) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(cuda_rng)
+        elif cuda_rng and self.ranks.size > 1 and torch.cuda.is_available():
+            torch.cuda.set_rng_state(cuda_rng[0])
+
+    def _cuda_rng(self) -> list[Tensor]:
+        if not torch.cuda.is_available():
+            return []
+        # Of several ranks each has its own GPU alone: to ask the others would take memory on each, for each rank.
+        return torch.cuda.get_rng_state_all() if self.ranks.size == 1 else [torch.cuda.get_rng_state()]
+
+
+def _policy(settings: Settings, ranks: Ranks) -> Policy:
+    path, temperature = resolve_model(settings.model.path), settings.rollout.temperature
+    if ranks.size == 1:
+        return Policy(path, settings.model, settings.learner, temperature=temperature)
+    return ShardedPolicy(path, settings.model, settings.learner, temperature=temperature, ranks=ranks)

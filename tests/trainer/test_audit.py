@@ -213,7 +213,7 @@ def ledger_deleted(run: Run) -> None:
         (batch_exchanged, "The stored batch of step 1 is not the one that was trained on."),
         (batch_of_other_groups, "The stored batch of step 0 does not hold the groups that the ledger counts."),
         (batch_missing, "The stored batch of step 2 is missing."),
-        (checkpoint_changed, "The checkpoint of step 2 is not the file that was saved."),
+        (checkpoint_changed, "The checkpoint of step 2 is not the one that was saved."),
         (metrics_doubled, "metrics.jsonl has 2 lines for step 1."),
         (ledger_line_removed, "The ledger is damaged"),
         (ledger_deleted, "There is no ledger"),

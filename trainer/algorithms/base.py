@@ -13,16 +13,18 @@ from typing import Any
 from trainer.batch import Batch
 from trainer.optimisation import Optimizer
 from trainer.policy import Policy
+from trainer.ranks import ALONE, Ranks
 
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The student and the optimizer of its weights."""
+    """The student, the optimizer of its weights, and the processes that train it together."""
 
     policy: Policy
     optimizer: Optimizer
+    ranks: Ranks = ALONE
 
 
 class Algorithm(ABC):

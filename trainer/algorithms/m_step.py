@@ -25,6 +25,7 @@ from trainer.algorithms.watch import Watch
 from trainer.batch import Batch, Row
 from trainer.objectives.divergence import forward_kl, jsd, reverse_kl, top_k_with_tail
 from trainer.objectives.policy_gradient import clipped_surrogate, group_advantages, outside_clip
+from trainer.ranks import chosen
 from trainer.scores import Scores, Sequences, over_chunks
 from trainer.teacher import Teacher
 
@@ -72,6 +73,7 @@ class MStep:
     ) -> None:
         self.policy = tools.policy
         self.optimizer = tools.optimizer
+        self.ranks = tools.ranks
         self.passes = passes
         self.teacher = teacher
         self.distill = distill if distill is not None and distill.weight > 0 else None
@@ -99,7 +101,7 @@ class MStep:
                     self._update(part, batch.step, metrics, watch)
         if self.teacher is not None:
             self.teacher.follow(batch)
-        return metrics | watch.metrics() | {"seconds/m_step": time.monotonic() - started}
+        return metrics | watch.metrics(self.ranks) | {"seconds/m_step": time.monotonic() - started}
 
     def _rated(self, batch: Batch) -> list[Rated]:
         """All rows with a response; those sampled for this step and judged have an advantage where a term wants one."""
@@ -125,31 +127,33 @@ class MStep:
         moving = [rated for rated in rows if self._moves(rated)]
         if not moving:
             return
-        losses = _Losses(self, rows, step, watch)
+        losses, unwatched = (_Losses(self, rows, step, seen) for seen in (watch, Watch()))
         with self.optimizer.gradient_step(step, metrics, "m_step"):
             for part in ([r for r in moving if r.informed], [r for r in moving if not r.informed]):
-                for span, alone, informed in self._micro_batches(part):
+                for own, counts, alone, informed in self._micro_batches(part):
                     student = self.policy.score(alone)
                     teacher = None if informed is None or self.teacher is None else self.teacher.score(informed)
-                    losses(student, self._tokens(student, teacher), part[span]).backward()
+                    loss = (losses if counts else unwatched)(student, self._tokens(student, teacher), own)
+                    (loss if counts else 0 * loss).backward()
 
     def _informed(self, row: Row) -> bool:
         left_out = self.distill is not None and self.distill.outcomes == "failures" and row.success is True
         return self.teacher is not None and row.m_prompt is not None and not left_out
 
-    def _micro_batches(self, part: Sequence[Rated]) -> Iterator[tuple[slice, Sequences, Sequences | None]]:
-        """Slices of the rows with the student's sequences and, for rows with a context, the teacher's."""
+    def _micro_batches(
+        self, part: Sequence[Rated]
+    ) -> Iterator[tuple[Sequence[Rated], bool, Sequences, Sequences | None]]:
+        """This rank's rows, whether they count, the student's sequences and, for rows with a context, the teacher's."""
         if not part:
             return
         responses = [r.row.response_ids for r in part]
         alone = Sequences([r.row.group.prompt_token_ids for r in part], responses)
-        if not part[0].informed:
-            for span in self.policy.spans(alone):
-                yield span, alone[span], None
-            return
-        informed = Sequences([r.row.m_prompt.token_ids for r in part if r.row.m_prompt], responses)
-        for span in self.policy.spans(alone, informed):
-            yield span, alone[span], informed[span]
+        informed = None
+        if part[0].informed:
+            informed = Sequences([r.row.m_prompt.token_ids for r in part if r.row.m_prompt], responses)
+        for own in self.ranks.rounds(self.policy, alone, *([] if informed is None else [informed])):
+            of_teacher = None if informed is None else chosen(informed, own.mine)
+            yield [part[i] for i in own.mine], own.counts, chosen(alone, own.mine), of_teacher
 
     def _tokens(self, student: Scores, teacher: Scores | None) -> Tokens:
         def chunk(part: slice) -> Tensor:

@@ -20,6 +20,7 @@ from trainer.algorithms.e_step import AccuracyGate, Judged, OutcomeBuffer, diagn
 from trainer.algorithms.m_step import MStep
 from trainer.batch import Batch
 from trainer.objectives.bco import RewardShift, bco_loss, class_weights, implicit_reward, within_trust_region
+from trainer.ranks import chosen
 from trainer.scores import Sequences
 from trainer.teacher import Teacher
 
@@ -28,6 +29,7 @@ class VPD(Algorithm):
     def __init__(self, settings: VPDSettings, tools: Tools) -> None:
         self.e = settings.e_step
         self.policy = tools.policy
+        self.ranks = tools.ranks
         self.teacher = Teacher(settings.teacher, tools.policy)
         grpo = settings.grpo if isinstance(settings, VPDGRPOSettings) else None
         self.m_step = MStep(tools, settings.m_step, teacher=self.teacher, distill=settings.m_step, grpo=grpo)
@@ -62,10 +64,14 @@ class VPD(Algorithm):
         beta = self.e.beta / lengths if self.e.length_normalised else torch.full_like(lengths, self.e.beta)
 
         log_prior = self.prior.response_logprobs(alone)
-        spans = list(self.q.spans(with_feedback))
-        with torch.set_grad_enabled(len(spans) == 1):  # rows that fit at once are scored once
-            log_q = torch.cat([self._log_q(with_feedback[span]) for span in spans])
-        log_ratio = log_q.detach() - log_prior
+        rounds = self.ranks.rounds(self.q, with_feedback)
+        log_q = torch.zeros_like(log_prior)
+        with torch.set_grad_enabled(len(rounds) == 1):  # rows that fit at once are scored once
+            for part in rounds:
+                scored = self._log_q(chosen(with_feedback, part.mine))
+                if part.counts:
+                    log_q[part.mine] = scored.detach()
+        log_ratio = self.ranks.sum(log_q) - log_prior
         delta = self.delta.update(beta * log_ratio, success)
         weight = class_weights(success, self.e.class_weights)
         if self.e.trust_region_nats is not None:
@@ -74,14 +80,16 @@ class VPD(Algorithm):
 
         loss = 0.0
         with self.e_optimizer.gradient_step(step, metrics, "e_step", share=self.e.learning_rate_share):
-            for span in spans:
-                if weight[span].any():
-                    scored = log_q if len(spans) == 1 else self._log_q(with_feedback[span])
-                    reward = implicit_reward(scored, log_prior[span], beta[span])
-                    part = bco_loss(reward, success[span], delta, weight[span])
-                    part.backward()
-                    loss += float(part.detach())
-        metrics["e_step/loss"] = loss
+            for part in rounds:
+                if weight[part.everyone].any():
+                    own = part.mine
+                    if len(rounds) > 1:
+                        scored = self._log_q(chosen(with_feedback, own))
+                    reward = implicit_reward(scored, log_prior[own], beta[own])
+                    term = bco_loss(reward, success[own], delta, weight[own] * part.counts)
+                    term.backward()
+                    loss += float(term.detach())
+        metrics["e_step/loss"] = self.ranks.total(loss)
 
     def _log_q(self, sequences: Sequences) -> Tensor:
         """log q(y|x,C) of whole responses, [rows]."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer.ranks import ALONE, Ranks, Sums
 from trainer.scores import Scores
 
 QUARTERS = 4
@@ -19,11 +20,11 @@ class Watch:
     """Means over everything one training step has scored, by metric."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}
+        self._sums: Sums = {}
 
-    def metrics(self) -> dict[str, float]:
-        """The means; a metric that nothing was seen of is left out."""
-        return {name: total / count for name, (total, count) in self._sums.items() if count > 0}
+    def metrics(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """The means over all ranks; a metric that nothing was seen of is left out."""
+        return {name: total / count for name, (total, count) in ranks.merged(self._sums).items() if count > 0}
 
     def tokens(self, scores: Scores, log_pi: Tensor, entropy: Tensor, sampled: Tensor) -> None:
         """Entropy of the student in nats a token; how far it has moved from the sampler; response length."""

@@ -1,0 +1,155 @@
+"""Several ranks of a learner, over gloo, each forked from a server that has imported torch already; and what they do.
+
+Functions that run on ranks take (ranks, ...) and return something that can be pickled; each of them runs on every rank.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers.models.qwen3.modeling_qwen3
+from trainer_builders import random_groups
+
+from shared.settings import Settings
+from trainer import learner
+from trainer.batch_store import StepBatch
+from trainer.checkpoint import Checkpoints
+from trainer.launch import joined
+from trainer.ranks import Ranks
+from trainer.sharding import whole
+from trainer.training import Training
+
+# Imported where they are first used, which would be in every rank anew.
+LATE_IMPORTS = (transformers.models.qwen3.modeling_qwen3, learner)
+WITHIN_S = 60.0
+
+
+def on_ranks(size: int, *calls: Callable[[Ranks], Any]) -> list[list[Any]]:
+    """What each of the calls, one after the other, returns on each of `size` ranks, by rank. Raises AssertionError with
+    the traceback of one that failed."""
+    context = _fork_server()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pipes, processes = [], []
+    for rank in range(size):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_be_rank, args=(rank, size, port, calls, sender), daemon=True)
+        process.start()
+        sender.close()
+        pipes.append(receiver)
+        processes.append(process)
+    try:
+        results = [pipe.recv() if pipe.poll(WITHIN_S) else ("it is stuck", None) for pipe in pipes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    failures = [error for error, _ in results if error is not None]
+    assert not failures, failures[0]
+    return [values for _, values in results]
+
+
+def settings_of(model: Path, root: Path, **changes: Any) -> Settings:
+    """Of a run of 2 prompts with 3 rollouts each, on the CPU."""
+    tree: dict[str, Any] = {
+        "run": {"name": "run", "dir": str(root), "seed": 5, "steps": 6},
+        "model": {"path": str(model), "device": "cpu"},
+        "rollout": {"prompts_per_step": 2, "samples_per_prompt": 3},
+        "optimizer": {"warmup_steps": 0},
+    }
+    return Settings.model_validate(tree | changes)
+
+
+def learn(
+    ranks: Ranks, settings: Settings, begin: int, end: int, *, resume: bool = False, save: bool = False
+) -> dict[str, Any]:
+    """Steps `begin` to `end`, from the newest checkpoint and into one if asked: metrics by step, weights, moments."""
+    training = Training(settings, ranks)
+    checkpoints = Checkpoints(Path(settings.run.dir) / "checkpoints", keep=9, ranks=ranks)
+    if resume:
+        state = checkpoints.load_newest()
+        assert state is not None and state["step"] == begin
+        training.load_state_dict(state)
+    found = state_of(training)
+    metrics = [
+        training.step(StepBatch(step=step, groups=random_groups(step, samples=3)))[1] for step in range(begin, end)
+    ]
+    if save:
+        checkpoints.save(end, training.state_dict())
+    return {"metrics": metrics, "at_start": found, "at_end": state_of(training), "digest": training.weights_digest()}
+
+
+def state_of(training: Training) -> dict[str, Any]:
+    """Every tensor of a training's state, whole, by the keys that lead to it."""
+    state = training.state_dict()
+    return dict(_tensors({key: state[key] for key in ("policy", "optimizer", "algorithm")}))
+
+
+def publish(ranks: Ranks, settings: Settings, directory: Path) -> Any:
+    """Canary and published files of the initial model."""
+    training = Training(settings, ranks)
+    canary = training.policy.canary()
+    if ranks.leads:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+    return canary, training.policy.save(directory, tokenizer=True)
+
+
+class Unled(Ranks):
+    """Ranks that all make the calls themselves, and wait for no order of rank 0's."""
+
+    def order(self, name: str, *arguments: Any) -> None:
+        pass
+
+
+def _tensors(state: Any, name: str = "") -> Any:
+    if isinstance(state, torch.Tensor):
+        yield name, whole(state).clone()
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from _tensors(value, f"{name}/{key}")
+
+
+def _be_rank(rank: int, size: int, port: int, calls: Sequence[Callable[[Ranks], Any]], sender: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        with joined(Settings.model_validate({"model": {"device": "cpu"}})) as ranks:
+            value = [call(Unled(**vars(ranks))) for call in calls]
+        # As bytes: torch would share the tensors' memory with a process that has ended.
+        sender.send((None, _plain(value)))
+    except BaseException:  # noqa: BLE001
+        sender.send((traceback.format_exc(), None))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.numpy().copy()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _fork_server() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rank_processes"])
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    try:
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    return context
