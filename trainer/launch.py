@@ -86,7 +86,9 @@ def joined(settings: Settings) -> Iterator[Ranks]:
     _check(settings, size, local=local_rank + 1)
     device = _device(settings, local_rank)
     with _no_word_of_lost_ranks():
-        yield _join(rank, size, device)
+        ranks = _join(rank, size, device)
+        yield ranks
+        ranks.gathered(None)  # none leaves while another still listens
         dist.destroy_process_group()
 
 
@@ -147,17 +149,17 @@ def _no_word_of_lost_ranks() -> Iterator[None]:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    while any(process.poll() is None for process in ranks):
-        if any(process.returncode for process in ranks):
-            break
+    codes: list[int | None] = [None] * len(ranks)
+    while None in codes and not any(codes):
         time.sleep(_POLL_S)
-    codes = [process.returncode or 0 for process in ranks]
+        codes = [process.poll() for process in ranks]
     for process in ranks:
         process.kill()
         process.wait()
-    if killed := [code for code in codes if code < 0]:
-        signal.signal(-killed[0], signal.SIG_DFL) if -killed[0] != signal.SIGKILL else None
-        os.kill(os.getpid(), -killed[0])
+    if killed := [-code for code in codes if code is not None and code < 0]:
+        if killed[0] != signal.SIGKILL:
+            signal.signal(killed[0], signal.SIG_DFL)
+        os.kill(os.getpid(), killed[0])
     return next((code for code in codes if code), 0)
 
 

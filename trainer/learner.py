@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
@@ -69,6 +70,10 @@ def main(settings: Settings) -> int:
             _lead(settings, ranks)
         else:
             follow(settings, ranks)
+    if ranks.size > 1:
+        # Now and then a thread of the process group's aborts an interpreter that ends by itself.
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 

@@ -3,12 +3,14 @@
 The weights before the step are those of the newest kept checkpoint at or before it, or the initial model's; the steps
 in between are done again from their stored batches as well. On the machine of the run, with as many threads, every
 figure of the step (losses, gradient norms, KL) is the recorded one to the last bit, and so are the weights of a
-checkpoint after it.
+checkpoint after it. One process replays what several ranks have trained: then to rounding, and the weights, of which
+only a digest is recorded, are not compared.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +32,9 @@ from trainer.records import record_at, step_record
 from trainer.run_directory import Record, as_written
 from trainer.training import Training
 
+_ROUNDING = 1e-4
+"""How far figures of one process may be from those of several ranks, relative or absolute."""
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -41,10 +46,11 @@ class Replay:
     different: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     weights: str = ""
     recorded_weights: str | None = None
+    to_rounding: bool = False
 
     @property
     def identical(self) -> bool:
-        return not self.different and self.recorded_weights in (None, self.weights)
+        return not self.different and (self.to_rounding or self.recorded_weights in (None, self.weights))
 
 
 def main(path: Path, *, step: int, as_json: bool) -> int:
@@ -81,8 +87,10 @@ def replay(path: Path, step: int, *, console: Console) -> Replay:
     replayed = as_written(record)
     names = [*recorded, *(name for name in replayed if name not in recorded)]
     pairs = {name: (recorded.get(name), replayed.get(name)) for name in names}
-    different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    return Replay(step, begin, replayed, different, training.weights_digest(), _recorded_weights(path, step + 1))
+    rounded = _several_ranks(path)
+    different = {name: pair for name, pair in pairs.items() if not _same(*pair, to_rounding=rounded)}
+    weights, recorded_weights = training.weights_digest(), _recorded_weights(path, step + 1)
+    return Replay(step, begin, replayed, different, weights, recorded_weights, rounded)
 
 
 def _settings(path: Path) -> Settings:
@@ -110,6 +118,17 @@ def _stored(store: BatchStore, step: int) -> StepBatch:
     return stored
 
 
+def _several_ranks(path: Path) -> bool:
+    """Whether the run was ever trained by several ranks."""
+    return any(e.get("ranks", 1) > 1 for e in read_ledger(path / "ledger.jsonl").entries if e["kind"] == "start")
+
+
+def _same(recorded: Any, replayed: Any, *, to_rounding: bool) -> bool:
+    if to_rounding and isinstance(recorded, float) and isinstance(replayed, float):
+        return math.isclose(recorded, replayed, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    return bool(recorded == replayed)
+
+
 def _recorded_weights(path: Path, step: int) -> str | None:
     """The digest of the weights after `step` steps, if a checkpoint was saved then."""
     entries = read_ledger(path / "ledger.jsonl").entries
@@ -119,14 +138,17 @@ def _recorded_weights(path: Path, step: int) -> str | None:
 
 def _lines(found: Replay) -> Iterator[str]:
     yield f"Step {found.step}, replayed from the weights after {found.from_step} steps:"
+    same = "equal to rounding" if found.to_rounding else "identical"
     for name, value in found.record.items():
         if isinstance(value, float):
-            recorded = found.different.get(name, (value, value))[0]
-            yield f"  {name:<34} {value!r:<24} " + ("identical" if recorded == value else f"recorded {recorded!r}")
-    if found.recorded_weights is not None:
+            recorded = found.different[name][0] if name in found.different else None
+            yield f"  {name:<34} {value!r:<24} " + (same if name not in found.different else f"recorded {recorded!r}")
+    if found.recorded_weights is not None and not found.to_rounding:
         same = "identical" if found.recorded_weights == found.weights else f"recorded {found.recorded_weights[:16]}"
         yield f"  {'weights after the step':<34} {found.weights[:16]:<24} {same}"
-    if found.identical:
+    if found.identical and found.to_rounding:
+        yield f"Equal: all {len(found.record)} figures of the step, to rounding, as several ranks trained it."
+    elif found.identical:
         yield f"Identical: all {len(found.record)} figures of the step, to the last bit."
     else:
         yield f"DIFFERENT: {', '.join(found.different) or 'the weights'}. Another machine, torch or number of threads?"

@@ -15,12 +15,13 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+# In the library's order.
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def layout(shapes: Mapping[str, tuple[torch.Size, torch.dtype]]) -> tuple[bytes, list[str]]:
     """The bytes before the tensors, and the order in which the tensors come after them: the safetensors library's."""
-    names = sorted(shapes, key=lambda name: (-shapes[name][1].itemsize, name))
+    names = sorted(shapes, key=lambda name: (list(_TYPES).index(shapes[name][1]), name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in names:
