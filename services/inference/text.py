@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from services.inference.model_files import configured_end_ids, model_directory, read_json
+from shared import chat_template
 from shared.errors import DataError, EngineFailure, SettingsError
 from shared.protocol import Message
 
@@ -125,8 +126,7 @@ class _Loaded:
             rendered = render_jinja_template(
                 conversations=[chat],
                 chat_template=self._template,
-                add_generation_prompt=True,
-                enable_thinking=False,
+                **chat_template.ARGUMENTS,
                 **special,
             )[0][0]
         except (TemplateError, ValueError, TypeError) as error:
