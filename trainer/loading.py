@@ -60,12 +60,14 @@ def load_tokenizer(path: str | Path, network: nn.Module) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _not_loaded(path, error) from error
-    if not tokenizer.chat_template:
+    try:
+        tokenizer.get_chat_template()
+    except ValueError as error:
         raise DataError(
             f"model.path '{path}': its tokenizer has no chat template; take an instruction-tuned model, or save a "
             "chat_template.jinja beside the tokenizer.",
             field="model.path",
-        )
+        ) from error
     highest, known = max(tokenizer.get_vocab().values()), embeddings(network)
     if highest >= known:
         raise DataError(

@@ -50,6 +50,7 @@ class Policy:
         if self.lora is not None:
             add_adapter(self.network, self.lora)
         self.trained = [name for name, p in self.network.named_parameters() if p.requires_grad]
+        self._template = chat_template.with_fixed_date(self.tokenizer.get_chat_template())
         self._render = lru_cache(_RENDERED)(self._render_anew)
         self.logit_shape = LogitShape.of(self._text_config)
         self.packs = self._text_config._attn_implementation == "flash_attention_2"
@@ -106,6 +107,7 @@ class Policy:
     def _render_anew(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
         ids: list[int] = self.tokenizer.apply_chat_template(
             [{"role": role, "content": content} for role, content in messages],
+            chat_template=self._template,
             tokenize=True,
             return_dict=False,
             **chat_template.ARGUMENTS,
