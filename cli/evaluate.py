@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.evaluation_display import policy_name, print_comparison, print_result
+from cli.evaluation_display import print_comparison, print_result
 from cli.evaluation_run import Request, evaluate
 from cli.interrupts import Interrupts, Stopped
 from shared.errors import SettingsError
@@ -121,7 +121,7 @@ def _compare(arguments: Arguments) -> int:
     if arguments.as_json:
         print(as_json(comparison), end="")
     else:
-        print_comparison((policy_name(first.identity), policy_name(second.identity)), comparison)
+        print_comparison(arguments.names, comparison)
     return 0
 
 

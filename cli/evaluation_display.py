@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -86,11 +87,11 @@ def print_result(result: Result) -> None:
             table.add_row(name, who, *_cells(group, ks), end_section=who == both[-1][0])
     console.print(table)
     for line in _notes(result):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_comparison(names: tuple[str, str], comparison: Comparison) -> None:
-    """The differences, on standard output."""
+def print_comparison(names: Sequence[str], comparison: Comparison) -> None:
+    """The differences of the second named from the first, on standard output."""
     first, second = names
     table = Table(title=f"{second} minus {first}, in points of avg@k", title_justify="left")
     for name in ("domain", "policy", "tasks", "difference", "95 % interval"):
@@ -119,11 +120,10 @@ def _console() -> Console:
 def _title(result: Result) -> str:
     tasks, sampling = result.identity["tasks"], result.identity["sampling"]
     how = "greedy" if sampling["temperature"] == 0 else f"T {sampling['temperature']:g}, top-p {sampling['top_p']:g}"
-    return f"{policy_name(result.identity)} on {tasks['count']} held-out tasks of {tasks['source']}, {how}, in %"
+    return f"{_policy(result.identity)} on {tasks['count']} held-out tasks of {tasks['source']}, {how}, in %"
 
 
-def policy_name(identity: Identity) -> str:
-    """The model, or the run and its version."""
+def _policy(identity: Identity) -> str:
     policy = identity["policy"]
     if policy.get("run_id") is None:
         return str(policy["model"])
