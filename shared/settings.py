@@ -297,10 +297,16 @@ class EvaluationSettings(Strict):
     """Held-out tasks before and after the run."""
     samples: Annotated[int, Field(ge=1)] = 1
     """Rollouts of each task."""
-    temperature: Positive = 1.0
-    """Sampling temperature."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Sampling temperature; 0 takes the likeliest token, and needs `samples` 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling."""
+
+    @model_validator(mode="after")
+    def _greedy_rollouts_are_all_the_same(self) -> Self:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError("samples must be 1 at temperature 0: greedy rollouts of a task are all the same")
+        return self
 
 
 class LearnerSettings(Strict):
