@@ -133,10 +133,56 @@ def train(
     raise typer.Exit(_trainer(only, settings))
 
 
-@app.command("eval")
-def evaluate(recipe: Recipes = None, set_: Overrides = None) -> None:
-    """Measure student and teacher on held-out tasks, with services that are up already."""
-    raise typer.Exit(_trainer("evaluate", _settings(recipe, set_)))
+@app.command("eval", epilog="Example: `vpd eval demo --samples 16 --set evaluation.temperature=0.6`")
+def evaluate(
+    what: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN | A B]", help="A finished run; or two, or their result files.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A model, as --set model.path=...")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", min=1, help="Rollouts of each task.")] = None,
+    k: Annotated[str | None, typer.Option("--k", metavar="1,4,16", help="The k of pass@k.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="One rollout of each task, at temperature 0.")] = False,
+    tasks: Annotated[int | None, typer.Option("--tasks", min=1, help="Held-out tasks at most.")] = None,
+    teacher: Annotated[
+        Literal["feedback", "m_step", "none"],
+        typer.Option(
+            "--teacher", help="What it is told: the attempt's feedback, or all that the M-step would show it."
+        ),
+    ] = "feedback",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the JSON result there too.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    base_port: BasePort = 8201,
+    recipe: Recipes = None,
+    set_: Overrides = None,
+) -> None:
+    """Measure student and teacher on held-out tasks: avg@k, pass@k, and 95 % intervals.
+
+    Without RUN and --model, the policy is the one that services serve which are up already. For a RUN or a --model the
+    services that are needed are started, and stopped at the end. A RUN is measured with its own settings. Stopped or
+    killed, the same command goes on where it was. Two runs, or the result.json files of two evaluations, are compared.
+
+    Exit codes: 0 done, 1 nothing could be judged or a service failed, 2 wrong settings, 128+N stopped by signal N.
+    """
+    from cli.evaluate import Arguments
+    from cli.evaluate import main as measure
+
+    arguments = Arguments(
+        names=what or (),
+        model=model,
+        samples=samples,
+        k=k,
+        greedy=greedy,
+        tasks=tasks,
+        teacher=teacher,
+        out=out,
+        as_json=json,
+        base_port=base_port,
+        recipes=recipe or (),
+        overrides=set_ or (),
+        find_run=lambda name: _run_directory(name, recipe, set_),
+        command=_resume(),
+    )
+    raise typer.Exit(measure(arguments))
 
 
 @app.command(epilog="Example: `vpd audit demo`")

@@ -122,6 +122,8 @@ def _check(settings: Settings, size: int, *, local: int) -> None:
             f"inference.publish={settings.inference.publish} sends the weights of one rank, and learner.ranks is "
             f"{size}; set inference.publish=files."
         )
+    if settings.model.lora is not None:
+        raise SettingsError(f"model.lora is trained by one rank, and learner.ranks is {size}; set learner.ranks=1.")
     gpus, wanted = torch.cuda.device_count(), settings.model.device
     if gpus < local and (wanted == "cuda" or (wanted == "auto" and gpus)):
         raise SettingsError(

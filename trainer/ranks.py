@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.row_layout import taken
 from trainer.scores import Sequences
 
 if TYPE_CHECKING:
@@ -127,11 +128,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-def chosen(sequences: Sequences, rows: Sequence[int]) -> Sequences:
-    """Those rows, in that order."""
-    return Sequences([sequences.prompts[i] for i in rows], [sequences.responses[i] for i in rows])
-
-
 def _shares(lengths: Sequence[int], size: int) -> list[list[int]]:
     """Row indices by rank, about as many tokens each: the longest row first, always to the rank that has least."""
     shares: list[list[int]] = [[] for _ in range(size)]
@@ -145,4 +141,4 @@ def _shares(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def _micro_batches(policy: Policy, share: list[int], aligned: Sequence[Sequences]) -> list[list[int]]:
-    return [share[span] for span in policy.spans(*(chosen(sequences, share) for sequences in aligned))]
+    return [share[span] for span in policy.spans(*(taken(sequences, share) for sequences in aligned))]

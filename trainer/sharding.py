@@ -21,7 +21,8 @@ from shared.protocol import Canary
 from shared.settings import LearnerSettings, ModelSettings
 from trainer import tensor_file
 from trainer.policy import Policy
-from trainer.ranks import Ranks, chosen
+from trainer.ranks import Ranks
+from trainer.row_layout import taken
 from trainer.scores import Sequences
 
 WEIGHTS = "model.safetensors"
@@ -52,23 +53,23 @@ class ShardedPolicy(Policy):
         other = ShardedPolicy(path, model, learner, temperature=self.temperature, ranks=self.ranks)
         other.network.requires_grad_(trainable)
         with torch.no_grad():
-            for new, own in zip(other.weights(), self.weights(), strict=True):
+            for new, own in zip(other.parameters(), self.parameters(), strict=True):
                 new.copy_(own)
         return other
 
-    def weights(self) -> list[nn.Parameter]:
-        """This rank's parts, as DTensors."""
+    def parameters(self) -> list[nn.Parameter]:
+        """This rank's parts of the weights, as DTensors."""
         backbone: FSDPModule = self.network.base_model  # type: ignore[assignment]
         # After a forward pass without a backward pass the network still holds gathered copies in their place.
         backbone.reshard()
-        return super().weights()
+        return super().parameters()
 
     @torch.no_grad()
     def response_logprobs(self, sequences: Sequences) -> Tensor:
         """As of any policy; each rank scores its share."""
         found = torch.zeros(len(sequences), device=self.device)
         for part in self.ranks.rounds(self, sequences):
-            values = super().response_logprobs(chosen(sequences, part.mine))
+            values = super().response_logprobs(taken(sequences, part.mine))
             if part.counts:
                 found[part.mine] = values
         return self.ranks.sum(found)
@@ -81,8 +82,7 @@ class ShardedPolicy(Policy):
     def save(self, directory: Path, *, tokenizer: bool = False) -> str:
         """As of any policy; rank 0 writes, and no rank holds more than one tensor whole. The SHA-256 of the weights."""
         self.ranks.order("save", directory, tokenizer)
-        self.weights()
-        named = dict(self.network.named_parameters())
+        named = dict(zip(self.trained, self.parameters(), strict=True))
         header, names = tensor_file.layout({name: (tensor.shape, tensor.dtype) for name, tensor in named.items()})
         tensors = (whole(named[name]) for name in names)
         if not self.ranks.leads:

@@ -48,7 +48,7 @@ class Teacher:
             return
         rate = self.settings.rate if self.gate is None else float(self.gate.opens(batch))
         if rate > 0:
-            pairs = zip(self.twin.weights(), self.student.weights(), strict=True)
+            pairs = zip(self.twin.parameters(), self.student.parameters(), strict=True)
             for kept, current in pairs:
                 kept.lerp_(current, rate)
 

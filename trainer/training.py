@@ -72,7 +72,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the initial model and the settings, random generators included."""
         return {
-            "policy": self.policy.network.state_dict(),
+            "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "algorithm": self.algorithm.state_dict(),
             "rng": torch.get_rng_state(),
@@ -80,7 +80,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.policy.network.load_state_dict(state["policy"])
+        self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.algorithm.load_state_dict(state["algorithm"])
         torch.set_rng_state(state["rng"])

@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.policy import Policy
-from trainer.ranks import ALONE, Ranks, chosen
+from trainer.ranks import ALONE, Ranks
+from trainer.row_layout import taken
 from trainer.scores import Sequences
 
 
 class Spans:
     """What is asked of a policy here."""
+
+    packs = False
 
     def __init__(self, microbatch_tokens: int) -> None:
         self.microbatch_tokens = microbatch_tokens
@@ -61,5 +64,5 @@ def test_one_rank_has_the_micro_batches_of_the_policy_in_their_order(
 ) -> None:
     policy: Any = Spans(limit)
     whole = sequences(lengths)
-    found = [chosen(whole, part.mine) for part in ALONE.rounds(policy, whole)]
+    found = [taken(whole, part.mine) for part in ALONE.rounds(policy, whole)]
     assert found == [whole[span] for span in policy.spans(whole)]

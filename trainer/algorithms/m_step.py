@@ -25,7 +25,7 @@ from trainer.algorithms.watch import Watch
 from trainer.batch import Batch, Row
 from trainer.objectives.divergence import forward_kl, jsd, reverse_kl, top_k_with_tail
 from trainer.objectives.policy_gradient import clipped_surrogate, group_advantages, outside_clip
-from trainer.ranks import chosen
+from trainer.row_layout import taken
 from trainer.scores import Scores, Sequences, over_chunks
 from trainer.teacher import Teacher
 
@@ -152,8 +152,8 @@ class MStep:
         if part[0].informed:
             informed = Sequences([r.row.m_prompt.token_ids for r in part if r.row.m_prompt], responses)
         for own in self.ranks.rounds(self.policy, alone, *([] if informed is None else [informed])):
-            of_teacher = None if informed is None else chosen(informed, own.mine)
-            yield [part[i] for i in own.mine], own.counts, chosen(alone, own.mine), of_teacher
+            of_teacher = None if informed is None else taken(informed, own.mine)
+            yield [part[i] for i in own.mine], own.counts, taken(alone, own.mine), of_teacher
 
     def _tokens(self, student: Scores, teacher: Scores | None) -> Tokens:
         def chunk(part: slice) -> Tensor:

@@ -20,7 +20,7 @@ from trainer.algorithms.e_step import AccuracyGate, Judged, OutcomeBuffer, diagn
 from trainer.algorithms.m_step import MStep
 from trainer.batch import Batch
 from trainer.objectives.bco import RewardShift, bco_loss, class_weights, implicit_reward, within_trust_region
-from trainer.ranks import chosen
+from trainer.row_layout import taken
 from trainer.scores import Sequences
 from trainer.teacher import Teacher
 
@@ -68,7 +68,7 @@ class VPD(Algorithm):
         log_q = torch.zeros_like(log_prior)
         with torch.set_grad_enabled(len(rounds) == 1):  # rows that fit at once are scored once
             for part in rounds:
-                scored = self._log_q(chosen(with_feedback, part.mine))
+                scored = self._log_q(taken(with_feedback, part.mine))
                 if part.counts:
                     log_q[part.mine] = scored.detach()
         log_ratio = self.ranks.sum(log_q) - log_prior
@@ -84,7 +84,7 @@ class VPD(Algorithm):
                 if weight[part.everyone].any():
                     own = part.mine
                     if len(rounds) > 1:
-                        scored = self._log_q(chosen(with_feedback, own))
+                        scored = self._log_q(taken(with_feedback, own))
                     reward = implicit_reward(scored, log_prior[own], beta[own])
                     term = bco_loss(reward, success[own], delta, weight[own] * part.counts)
                     term.backward()

@@ -1,0 +1,52 @@
+"""How many of a task's rollouts were judged, and how many of those succeeded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.protocol import Task
+from trainer.evaluation.attempts import Attempts, Key, Who
+
+
+@dataclass(frozen=True)
+class TaskCount:
+    """Of `judged` rollouts of a task `succeeded` did. `unjudged` were wanted and have no outcome: never a failure."""
+
+    task_id: str
+    domain: str
+    judged: int
+    succeeded: int
+    unjudged: int
+
+    @property
+    def share(self) -> float:
+        """Needs a judged rollout."""
+        return self.succeeded / self.judged
+
+
+def count(tasks: Sequence[Task], attempts: Attempts, who: Who, *, samples: int) -> list[TaskCount]:
+    """One for each task, in order; `samples` rollouts of each were wanted."""
+    counts = []
+    for task in tasks:
+        keys = [Key(who, task.id, sample) for sample in range(samples)]
+        known = [v.success for key in keys if (v := attempts.verdicts.get(key)) is not None and v.success is not None]
+        counts.append(TaskCount(task.id, domain(task), len(known), sum(known), samples - len(known)))
+    return counts
+
+
+def wanted(tasks: Sequence[Task], whos: Sequence[Who], *, samples: int) -> list[Key]:
+    """Every attempt of a whole evaluation."""
+    return [Key(who, task.id, sample) for who in whos for task in tasks for sample in range(samples)]
+
+
+def accuracy(counts: Sequence[TaskCount]) -> float | None:
+    """avg@k: the mean over the tasks with an outcome of the share that succeeded; None where there is none."""
+    shares = [one.share for one in counts if one.judged]
+    return math.fsum(shares) / len(shares) if shares else None
+
+
+def domain(task: Task) -> str:
+    """What stands before the last colon of the task's id (`sciknoweval:chemistry:12`); without one, its kind."""
+    return task.id.rpartition(":")[0] or task.kind
