@@ -24,7 +24,7 @@ from shared.errors import DataError, SettingsError
 from shared.load_settings import resolve_settings
 from shared.settings import Settings
 from trainer.batch_store import BatchStore, StepBatch
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import Checkpoints, of_this_version
 from trainer.checkpoint_files import CHECKPOINTS
 from trainer.disk import read_jsonl
 from trainer.ledger import read_ledger
@@ -73,7 +73,8 @@ def replay(path: Path, step: int, *, console: Console) -> Replay:
     training = Training(settings)
     state = Checkpoints(path / CHECKPOINTS, keep=1).load_newest(up_to=step)
     if state is not None:
-        training.load_state_dict(state)
+        with of_this_version(path):
+            training.load_state_dict(state)
     begin, observed_at = (state["step"], state["teacher_observed_at"]) if state is not None else (0, None)
     store = BatchStore(path / "batches")
     record: Record = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+import torch
 from loop_stack import Stack, final_weights, metrics, run, stack
 from trainer_algorithms import same
 
@@ -237,6 +238,22 @@ def test_a_damaged_ledger_is_one_sentence_and_nothing_is_trained(services: Stack
     lines = ledger.read_text().splitlines(keepends=True)
     ledger.write_text("".join([lines[0].replace('"step": 0', '"step": 1'), *lines[1:]]))
     with pytest.raises(DataError, match=r"ledger\.jsonl, line 1: it, or a line before it, was changed"):
+        run(settings)
+
+
+@pytest.mark.parametrize("lacking", ["intake", "cuda_rng"])
+def test_a_checkpoint_of_another_version_is_one_sentence(services: Stack, lacking: str) -> None:
+    settings = settings_of(services, f"older-{lacking}")
+    with pytest.raises(Died):
+        run(settings, before=dying_at(2))
+    file = checkpoint_file(path(settings) / "checkpoints", 2)
+    state = torch.load(file, weights_only=True)
+    del state[lacking]
+    torch.save(state, file)
+    said = (
+        rf"older-{lacking} has no '{lacking}': its run was begun with another version. Start the run anew \(--fresh\)"
+    )
+    with pytest.raises(DataError, match=said):
         run(settings)
 
 

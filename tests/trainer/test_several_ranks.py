@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_processes import finish, start
+from job_processes import JOB, finish, start
 from loop_stack import Stack, final_weights, metrics, stack, summary
 from rich.console import Console
 from trainer_algorithms import same
@@ -148,7 +148,7 @@ def test_under_torchrun_its_number_of_ranks_counts_and_the_run_ends_the_same(ser
     with jobs(settings, services.root):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        command = [*torchrun, "-m", "cli.main", "train", "--only", "learner", "--recipe", str(file)]
+        command = [*torchrun, "--no-python", sys.executable, "-c", JOB.format(job="learner"), str(file)]
         assert subprocess.run(command, env=environment, timeout=400, check=False).returncode == 0
     assert same(final_weights(settings), final_weights(whole))
 
