@@ -20,7 +20,8 @@ Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za
 class Wire(BaseModel):
     """Base of wire types: unknown fields are errors, values are immutable, NaN and infinity are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Values are ids and texts that do not come again: the parser's cache of them would only hold memory.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, cache_strings="keys")
 
 
 # ---------------------------------------------------------------------------------------------------------- tasks

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from shared.algorithm_settings import AlgorithmSettings, GRPOTerm, Positive, Share, Strict, VPDSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+IsoDate = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+SCIENCES = ("biology", "chemistry", "material", "physics")
+"""SciKnowEval's domains."""
 
 
 class RunSettings(Strict):
@@ -29,6 +33,21 @@ class RunSettings(Strict):
     """Training steps; each takes `rollout.prompts_per_step` groups and publishes one policy version."""
 
 
+class LoRASettings(Strict):
+    """A low-rank adapter (arXiv 2106.09685) in place of full fine-tuning: W + alpha / rank * B A, with W as it was."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Rows of A and columns of B. Setting any of these turns LoRA on; without them all weights are trained."""
+    alpha: Positive = 32.0
+    """Scale of the adapter, relative to the rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before A, in passes that gradients flow through; log-probs are then not quite the policy's own."""
+    targets: list[str] | None = None
+    """Last names of the linear layers that have one, such as ["q_proj", "v_proj"]; None: all but the output head."""
+    publish: Literal["merged", "adapter"] = "merged"
+    """merged: the engine is handed whole weights; adapter: the adapter alone, which needs the engine vllm."""
+
+
 class ModelSettings(Strict):
     """The model to post-train."""
 
@@ -38,18 +57,93 @@ class ModelSettings(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the trainer and the transformers engine compute."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type; master weights are always float32."""
+    """Compute type. Weights that are trained are always float32; those below an adapter are kept in this type."""
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """The trainer's attention. auto: flash attention where it is installed and the trainer computes in bfloat16 on a
+    GPU, else torch's own. With flash attention rows are packed, without padding."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, about a third more
+    time."""
+    lora: LoRASettings | None = None
+    """An adapter to train in place of all weights."""
+
+
+class LiveCodeBenchSettings(Strict):
+    """Tasks from `livecodebench:` (docs/tasks.md)."""
+
+    from_date: IsoDate = "2025-02-01"
+    """First contest date taken; the paper's subset of version 6 begins here."""
+    to_date: IsoDate = "2025-05-01"
+    """First contest date that is no longer taken."""
+    protocol: Literal["questions", "tests"] = "questions"
+    """questions: held-out questions are never trained on. tests: the paper's; every question is trained on with a part
+    of its private tests and held out with all of its tests."""
+    training_tests: Share = 0.5
+    """Share of the private tests, at least one, that protocol `tests` trains on."""
+    max_tests_mb: Positive = 16.0
+    """Input and output of one question's tests at most, in MB; the largest tests are left out, and counted."""
+
+
+class SciKnowEvalSettings(Strict):
+    """Tasks from `sciknoweval:` (docs/tasks.md)."""
+
+    domains: list[str] = Field(default_factory=lambda: list(SCIENCES), min_length=1)
+    """Those of biology, chemistry, material and physics that are taken."""
+    level: Literal["L1", "L2", "L3", "L4", "L5"] = "L3"
+    """Which level of the hub's rows is taken; the paper's is L3."""
+
+    @field_validator("domains")
+    @classmethod
+    def _are_domains(cls, value: list[str]) -> list[str]:
+        if unknown := [domain for domain in value if domain not in SCIENCES]:
+            raise ValueError(f"there is no domain {unknown[0]!r}: they are {', '.join(SCIENCES)}")
+        return value
+
+
+class MathSettings(Strict):
+    """Tasks from `math:` (docs/tasks.md)."""
+
+    instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
+    """Stands below every problem."""
+
+
+class HuggingFaceSettings(Strict):
+    """Tasks from `hf:`, any dataset (docs/tasks.md)."""
+
+    prompt: str = "prompt"
+    """Column with the prompt: text, or a list of chat messages."""
+    answer: str = "answer"
+    """Column with the reference: an answer, or an object where the kind needs more."""
+    kind: Annotated[str, Field(min_length=1, max_length=64)] = "math"
+    """The tasks' kind, which says how the reference is read: math, choice, or one that a source of your own knows."""
+    system: str | None = None
+    """System prompt of every task; None: none."""
 
 
 class TaskSettings(Strict):
     """Where prompts come from."""
 
     source: str = "builtin:renamed_library"
-    """`builtin:WORLD`, or the path of a JSONL file with one Task a line."""
+    """`builtin:WORLD`, `livecodebench:DATA`, `sciknoweval:DATA`, `math:DATA`, `hf:DATA`, or the path of a JSONL file of
+    your own; DATA is a path or a dataset's name on the Hugging Face hub (docs/tasks.md)."""
     held_out: str | None = None
-    """JSONL file of held-out tasks; None: the world's own, or a seeded tenth of the file."""
+    """Held-out tasks, written like `source`; None: the world's own, the data's own test split, or a drawn share."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the tasks, at least one, that is held out where none are named."""
+    split_seed: Annotated[int, Field(ge=0)] = 42
+    """Draws which tasks are held out. It is not `run.seed`, so that runs with other seeds hold out the same."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Training tasks at most, the first ones; None: all."""
     world_seed: Annotated[int, Field(ge=0)] = 0
     """Draws the built-in world (which functions were renamed to what)."""
+    livecodebench: LiveCodeBenchSettings = LiveCodeBenchSettings()
+    """Of `livecodebench:`."""
+    sciknoweval: SciKnowEvalSettings = SciKnowEvalSettings()
+    """Of `sciknoweval:`."""
+    math: MathSettings = MathSettings()
+    """Of `math:`."""
+    huggingface: HuggingFaceSettings = HuggingFaceSettings()
+    """Of `hf:`."""
 
 
 class RolloutSettings(Strict):
@@ -330,6 +424,10 @@ class CriticFeedbackSettings(Strict):
     """Its bearer key; None: the stack's own."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest critique."""
+    equality_workers: Annotated[int, Field(ge=1)] = 2
+    """Processes that compare mathematics by math-verify, started when they are first needed."""
+    equality_limit_s: Positive = 2.0
+    """CPU seconds of one comparison; an answer that needs more is wrong."""
 
 
 class HumanFeedbackSettings(Strict):
@@ -390,4 +488,18 @@ class Settings(Strict):
                 f"teacher_prompt shows neither feedback nor demonstrations, so algorithm '{algorithm.name}' would have "
                 "no teacher; allow one of them, or take algorithm.name=grpo"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_publish_the_adapter(self) -> Self:
+        lora, inference = self.model.lora, self.inference
+        if lora is not None and inference.publish != "files":
+            raise ValueError(f"inference.publish must be 'files' with model.lora, not '{inference.publish}'")
+        if lora is not None and lora.publish == "adapter":
+            allowed = inference.vllm.lora_rank or 0
+            if inference.engine != "vllm" or allowed < lora.rank:
+                raise ValueError(
+                    "model.lora.publish 'adapter' needs inference.engine 'vllm' and inference.vllm.lora_rank of at "
+                    f"least {lora.rank}; 'merged' needs neither"
+                )
         return self
