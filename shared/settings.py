@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from shared.algorithm_settings import AlgorithmSettings, GRPOTerm, Positive, Share, Strict, VPDSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+IsoDate = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+SCIENCES = ("biology", "chemistry", "material", "physics")
+"""SciKnowEval's domains."""
 
 
 class RunSettings(Strict):
@@ -41,15 +45,82 @@ class ModelSettings(Strict):
     """Compute type; master weights are always float32."""
 
 
+class LiveCodeBenchSettings(Strict):
+    """Tasks from `livecodebench:` (docs/tasks.md)."""
+
+    from_date: IsoDate = "2025-02-01"
+    """First contest date taken; the paper's subset of version 6 begins here."""
+    to_date: IsoDate = "2025-05-01"
+    """First contest date that is no longer taken."""
+    protocol: Literal["questions", "tests"] = "questions"
+    """questions: held-out questions are never trained on. tests: the paper's; every question is trained on with a part
+    of its private tests and held out with all of its tests."""
+    training_tests: Share = 0.5
+    """Share of the private tests, at least one, that protocol `tests` trains on."""
+    max_tests_mb: Positive = 16.0
+    """Input and output of one question's tests at most, in MB; the largest tests are left out, and counted."""
+
+
+class SciKnowEvalSettings(Strict):
+    """Tasks from `sciknoweval:` (docs/tasks.md)."""
+
+    domains: list[str] = Field(default_factory=lambda: list(SCIENCES), min_length=1)
+    """Those of biology, chemistry, material and physics that are taken."""
+    level: Literal["L1", "L2", "L3", "L4", "L5"] = "L3"
+    """Which level of the hub's rows is taken; the paper's is L3."""
+
+    @field_validator("domains")
+    @classmethod
+    def _are_domains(cls, value: list[str]) -> list[str]:
+        if unknown := [domain for domain in value if domain not in SCIENCES]:
+            raise ValueError(f"there is no domain {unknown[0]!r}: they are {', '.join(SCIENCES)}")
+        return value
+
+
+class MathSettings(Strict):
+    """Tasks from `math:` (docs/tasks.md)."""
+
+    instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
+    """Stands below every problem."""
+
+
+class HuggingFaceSettings(Strict):
+    """Tasks from `hf:`, any dataset (docs/tasks.md)."""
+
+    prompt: str = "prompt"
+    """Column with the prompt: text, or a list of chat messages."""
+    answer: str = "answer"
+    """Column with the reference: an answer, or an object where the kind needs more."""
+    kind: Annotated[str, Field(min_length=1, max_length=64)] = "math"
+    """The tasks' kind, which says how the reference is read: math, choice, or one that a source of your own knows."""
+    system: str | None = None
+    """System prompt of every task; None: none."""
+
+
 class TaskSettings(Strict):
     """Where prompts come from."""
 
     source: str = "builtin:renamed_library"
-    """`builtin:WORLD`, or the path of a JSONL file with one Task a line."""
+    """`builtin:WORLD`, `livecodebench:DATA`, `sciknoweval:DATA`, `math:DATA`, `hf:DATA`, or the path of a JSONL file of
+    your own; DATA is a path or a dataset's name on the Hugging Face hub (docs/tasks.md)."""
     held_out: str | None = None
-    """JSONL file of held-out tasks; None: the world's own, or a seeded tenth of the file."""
+    """Held-out tasks, written like `source`; None: the world's own, the data's own test split, or a drawn share."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the tasks, at least one, that is held out where none are named."""
+    split_seed: Annotated[int, Field(ge=0)] = 42
+    """Draws which tasks are held out. It is not `run.seed`, so that runs with other seeds hold out the same."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Training tasks at most, the first ones; None: all."""
     world_seed: Annotated[int, Field(ge=0)] = 0
     """Draws the built-in world (which functions were renamed to what)."""
+    livecodebench: LiveCodeBenchSettings = LiveCodeBenchSettings()
+    """Of `livecodebench:`."""
+    sciknoweval: SciKnowEvalSettings = SciKnowEvalSettings()
+    """Of `sciknoweval:`."""
+    math: MathSettings = MathSettings()
+    """Of `math:`."""
+    huggingface: HuggingFaceSettings = HuggingFaceSettings()
+    """Of `hf:`."""
 
 
 class RolloutSettings(Strict):
@@ -324,6 +395,10 @@ class CriticFeedbackSettings(Strict):
     """Its bearer key; None: the stack's own."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest critique."""
+    equality_workers: Annotated[int, Field(ge=1)] = 2
+    """Processes that compare mathematics by math-verify, started when they are first needed."""
+    equality_limit_s: Positive = 2.0
+    """CPU seconds of one comparison; an answer that needs more is wrong."""
 
 
 class HumanFeedbackSettings(Strict):

@@ -1,6 +1,7 @@
 """Outcome of `choice` and `math` answers by rule: find the answer, compare it with the reference.
 
-Pure functions on text. Equality of mathematics is that of numbers and of lightly normalised LaTeX, no algebra.
+Pure functions on text. Equality of mathematics is decided here for numbers and for the same text up to notation; the
+rest is left to `equality.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _ROOT = re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|(\d))")
 _POWER = re.compile(r"\^\s*(?:\{([^{}]*)\}|(-?\w))")
+_MIXED = re.compile(r"\d\s*\\[dt]?frac")
 _BINDING = re.compile(r"^[A-Za-z]\s*=(?!=)")
 _TIMES = re.compile(r"(?<=[\d)])(?=[A-Za-z(])")
 
@@ -55,17 +57,23 @@ def as_letter(answer: str) -> str | None:
     return match.group(1).upper() if match else None
 
 
-def same_value(given: str, expected: str) -> bool:
-    """Whether two answers are the same number, the same list of numbers, or the same text up to notation."""
+def same_value(given: str, expected: str) -> bool | None:
+    """Whether two answers are the same: True for the same text up to notation and for the same numbers, False for
+    two different numbers, points or intervals of numbers; None where it takes algebra."""
     if max(len(given), len(expected)) > 10 * MAX_EXPRESSION_CHARS:
         return given.strip() == expected.strip()
     left, right = _normalise(given), _normalise(expected)
     if left == right:
         return True
-    parts = list(zip(_split(left), _split(right), strict=False))
-    if len(_split(left)) != len(_split(right)) or (len(parts) > 1 and _brackets(left) != _brackets(right)):
-        return False
-    return all(a == b or _same_number(a, b) for a, b in parts)
+    if _MIXED.search(given) or _MIXED.search(expected):
+        return None
+    ours, theirs = _split(left), _split(right)
+    if any(_value(part) is None for part in (*ours, *theirs)):
+        return None
+    alike = len(ours) == len(theirs) and all(_same_number(a, b) for a, b in zip(ours, theirs, strict=True))
+    if len(ours) == len(theirs) == 1 or (_brackets(left) and _brackets(right) and "{" not in left + right):
+        return alike and (len(ours) == 1 or _brackets(left) == _brackets(right))
+    return True if alike and _brackets(left) == _brackets(right) else None
 
 
 def _last_tagged(text: str) -> str | None:

@@ -10,19 +10,23 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
 from services.critic_feedback.answers import as_letter, find_answer, find_letter, same_value
 from services.critic_feedback.critic import Critic
-from shared.errors import DataError, ServiceUnavailable
+from services.critic_feedback.equality import Equality
+from shared.errors import DataError, InfrastructureError, ServiceUnavailable
 from shared.feedback_results import abstention, failure, feedback_id
 from shared.protocol import Capabilities, Feedback, FeedbackItem, FeedbackRequest, FeedbackResponse, SourceInfo
 from shared.service import create_service
-from shared.settings import Settings
+from shared.settings import CriticFeedbackSettings, Settings
 
 VERSION = "1"
 ANSWER = SourceInfo(name="answer", kind="rule", version=VERSION)
@@ -36,25 +40,42 @@ Answerer = Callable[[FeedbackRequest], Coroutine[Any, Any, list[Feedback]]]
 
 def create_app(settings: Settings) -> FastAPI:
     """The critic-feedback service."""
-    critic = Critic(settings)
+    critic, equality = Critic(settings), Equality(settings.critic_feedback)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await critic.aclose()
+        await asyncio.to_thread(equality.close)
+
+    async def judge_all(request: FeedbackRequest) -> list[Feedback]:
+        # Rules first, all at once: choice and plain numbers never wait for a formula.
+        ruled = await asyncio.to_thread(lambda: [judge_by_rule(item) for item in request.items])
+        undecided = (_decide_in_time(equality, one, request.deadline_s) for one in ruled if isinstance(one, Undecided))
+        decided = iter(await asyncio.gather(*undecided))
+        return [next(decided) if isinstance(one, Undecided) else one for one in ruled]
 
     async def critique_all(request: FeedbackRequest) -> list[Feedback]:
         return list(await asyncio.gather(*(_critique(critic, item, request.deadline_s) for item in request.items)))
 
     app = create_service("critic-feedback", settings, lifespan=lifespan, description=__doc__ or "")
     kinds = ["choice", "math"]
-    app.include_router(_source(ANSWER, _each(judge_answer), task_kinds=kinds, gives_reward=True, gives_text=True))
+    app.include_router(_source(ANSWER, judge_all, task_kinds=kinds, gives_reward=True, gives_text=True))
     app.include_router(_source(SIBLING, _each(show_sibling), needs_siblings=True, gives_text=True))
     app.include_router(_source(CRITIQUE, critique_all, gives_text=True))
     return app
 
 
-def judge_answer(item: FeedbackItem) -> Feedback:
+@dataclass(frozen=True)
+class Undecided:
+    """A `math` item whose answer may be the expected one in another form."""
+
+    item: FeedbackItem
+    given: str
+    expected: str
+
+
+def judge_by_rule(item: FeedbackItem) -> Feedback | Undecided:
     """The outcome of a `choice` or `math` item; a response without an answer is a failed one."""
     if item.task.kind not in ("choice", "math"):
         message = f"This source judges tasks of kind 'choice' and 'math', not '{item.task.kind}'."
@@ -69,7 +90,41 @@ def judge_answer(item: FeedbackItem) -> Feedback:
         given = find_letter(item.response.text)
         return _verdict(item, given, given == letter)
     given = find_answer(item.response.text)
-    return _verdict(item, given, given is not None and same_value(given, expected))
+    same = given is not None and same_value(given, expected)
+    return Undecided(item, given, expected) if given is not None and same is None else _verdict(item, given, bool(same))
+
+
+def judge_answer(item: FeedbackItem) -> Feedback:
+    """What the service answers about an item, found without it; blocks."""
+    ruled = judge_by_rule(item)
+    return decide(_own_equality(), ruled) if isinstance(ruled, Undecided) else ruled
+
+
+def decide(equality: Equality, one: Undecided) -> Feedback:
+    """The outcome of an item that takes algebra; blocks."""
+    try:
+        return _verdict(one.item, one.given, equality.same(one.given, one.expected))
+    except InfrastructureError as error:
+        return failure(one.item, ANSWER, str(error), class_="infra", retryable=True)
+    except DataError as error:
+        return failure(one.item, ANSWER, str(error), class_="data")
+
+
+async def _decide_in_time(equality: Equality, one: Undecided, deadline_s: float) -> Feedback:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(deadline_s * DEADLINE_SHARE):
+            return await loop.run_in_executor(equality.threads, decide, equality, one)
+    except TimeoutError:
+        message = "The deadline came before this answer was compared with the reference."
+        return failure(one.item, ANSWER, message, class_="infra", status="timeout", retryable=True)
+
+
+@lru_cache(1)
+def _own_equality() -> Equality:
+    equality = Equality(CriticFeedbackSettings())
+    atexit.register(equality.close)
+    return equality
 
 
 def show_sibling(item: FeedbackItem) -> Feedback:

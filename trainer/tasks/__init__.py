@@ -1,23 +1,27 @@
-"""Where a run's prompts come from: a built-in world, or a user's JSONL file. What judges the answers is elsewhere."""
+"""Where a run's prompts come from: a built-in world, a benchmark in its own format, or a user's data. What judges the
+answers is elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
-from shared.errors import SettingsError
+import structlog
+
+from shared.errors import DataError, SettingsError
 from shared.protocol import Task
 from shared.settings import TaskSettings
 from trainer.tasks.cold_start.task_set import ColdStart
+from trainer.tasks.finite import FiniteTasks
 from trainer.tasks.house_dialect.task_set import HouseDialect
-from trainer.tasks.jsonl import FileTasks
 from trainer.tasks.outcome import Outcome
 from trainer.tasks.outcome_only.task_set import OutcomeOnly, RareSuccess
 from trainer.tasks.renamed_library.task_set import RenamedLibrary
 from trainer.tasks.rigid_math.task_set import RigidMath
+from trainer.tasks.sources import Loaded, load_data
 
 BUILTIN = "builtin:"
+log = structlog.get_logger("tasks")
 
 
 class TaskSet(Protocol):
@@ -45,14 +49,25 @@ class World(TaskSet, Protocol):
 def load_tasks(settings: TaskSettings, *, seed: int) -> TaskSet:
     """The tasks the settings name; `seed` draws their order.
 
-    Raises SettingsError for a world or a file that is not there, DataError for a task that is wrong.
+    Raises SettingsError for a world or data that is not there, DataError for a row that is wrong.
     """
-    if not settings.source.startswith(BUILTIN):
-        held_out = None if settings.held_out is None else Path(settings.held_out)
-        return FileTasks(Path(settings.source), held_out, seed=seed)
-    if settings.held_out is not None:
-        raise SettingsError("tasks.held_out: a built-in world has held-out tasks of its own; leave it out.")
-    return load_world(settings.source.removeprefix(BUILTIN), world_seed=settings.world_seed, seed=seed)
+    if settings.source.startswith(BUILTIN):
+        if settings.held_out is not None:
+            raise SettingsError("tasks.held_out: a built-in world has held-out tasks of its own; leave it out.")
+        return load_world(settings.source.removeprefix(BUILTIN), world_seed=settings.world_seed, seed=seed)
+    loaded = load_data(settings)
+    _refuse_mistakes(loaded)
+    for reading in loaded.readings:
+        if reading.left_out or reading.tests_left_out:
+            log.info("rows left out", data=reading.name, tests=reading.tests_left_out, **reading.left_out)
+    return FiniteTasks(loaded.training, loaded.held_out, seed=seed)
+
+
+def _refuse_mistakes(loaded: Loaded) -> None:
+    if loaded.mistakes:
+        first, *others = loaded.mistakes
+        more = f" {len(others)} more rows are wrong; `vpd data check` lists them." if others else ""
+        raise DataError(f"{first}{more}", field=first.field) from first
 
 
 def load_world(name: str, *, world_seed: int, seed: int) -> World:
