@@ -100,14 +100,15 @@ class _Checker:
 
     def _any(self, value: Any, node: tree.Node, path: tree.Path) -> Any:
         if isinstance(node, tree.Section):
-            return self.section(value, node, path)
+            return self._section_or_none(value, node, path) if node.optional else self.section(value, node, path)
         if isinstance(node, tree.Mapping):
-            return {name: self._entry(item, node, (*path, name)) for name, item in self._table(value, path).items()}
+            table = self._table(value, path)
+            return {name: self._section_or_none(item, node.value, (*path, name)) for name, item in table.items()}
         return self._leaf(value, node, path)
 
-    def _entry(self, value: Any, node: tree.Mapping, path: tree.Path) -> dict[str, Any] | None:
+    def _section_or_none(self, value: Any, section: tree.Section, path: tree.Path) -> dict[str, Any] | None:
         plain = value.parsed() if isinstance(value, Raw) else value
-        return None if plain in (None, _NONE) else self.section(value, node.value, path)
+        return None if plain in (None, _NONE) else self.section(value, section, path)
 
     def _leaf(self, value: Any, leaf: tree.Leaf, path: tree.Path) -> Any:
         if isinstance(value, Raw):
@@ -253,7 +254,7 @@ def _drop_removed(value: dict[str, Any], section: tree.Section) -> None:
     for name, child in section.children().items():
         if isinstance(child, tree.Mapping):
             value[name] = {key: entry for key, entry in value[name].items() if entry is not None}
-        elif isinstance(child, tree.Section) and name in value:
+        elif isinstance(child, tree.Section) and value.get(name) is not None:
             _drop_removed(value[name], child)
 
 

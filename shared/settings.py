@@ -33,6 +33,21 @@ class RunSettings(Strict):
     """Training steps; each takes `rollout.prompts_per_step` groups and publishes one policy version."""
 
 
+class LoRASettings(Strict):
+    """A low-rank adapter (arXiv 2106.09685) in place of full fine-tuning: W + alpha / rank * B A, with W as it was."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Rows of A and columns of B. Setting any of these turns LoRA on; without them all weights are trained."""
+    alpha: Positive = 32.0
+    """Scale of the adapter, relative to the rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before A, in passes that gradients flow through; log-probs are then not quite the policy's own."""
+    targets: list[str] | None = None
+    """Last names of the linear layers that have one, such as ["q_proj", "v_proj"]; None: all but the output head."""
+    publish: Literal["merged", "adapter"] = "merged"
+    """merged: the engine is handed whole weights; adapter: the adapter alone, which needs the engine vllm."""
+
+
 class ModelSettings(Strict):
     """The model to post-train."""
 
@@ -42,7 +57,15 @@ class ModelSettings(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the trainer and the transformers engine compute."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type; master weights are always float32."""
+    """Compute type. Weights that are trained are always float32; those below an adapter are kept in this type."""
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """The trainer's attention. auto: flash attention where it is installed and the trainer computes in bfloat16 on a
+    GPU, else torch's own. With flash attention rows are packed, without padding."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, about a third more
+    time."""
+    lora: LoRASettings | None = None
+    """An adapter to train in place of all weights."""
 
 
 class LiveCodeBenchSettings(Strict):
@@ -459,4 +482,18 @@ class Settings(Strict):
                 f"teacher_prompt shows neither feedback nor demonstrations, so algorithm '{algorithm.name}' would have "
                 "no teacher; allow one of them, or take algorithm.name=grpo"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_publish_the_adapter(self) -> Self:
+        lora, inference = self.model.lora, self.inference
+        if lora is not None and inference.publish != "files":
+            raise ValueError(f"inference.publish must be 'files' with model.lora, not '{inference.publish}'")
+        if lora is not None and lora.publish == "adapter":
+            allowed = inference.vllm.lora_rank or 0
+            if inference.engine != "vllm" or allowed < lora.rank:
+                raise ValueError(
+                    "model.lora.publish 'adapter' needs inference.engine 'vllm' and inference.vllm.lora_rank of at "
+                    f"least {lora.rank}; 'merged' needs neither"
+                )
         return self

@@ -49,10 +49,12 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of named settings. A union has several models, told apart by the value of `discriminator`."""
+    """A table of named settings. A union has several models, told apart by the value of `discriminator`; an `optional`
+    table may also be `none`."""
 
     models: tuple[type[BaseModel], ...]
     discriminator: str | None = None
+    optional: bool = False
 
     def variant(self, tag: str | None) -> Section:
         """The member of the union that `tag` names; the section itself where it is no union or the tag is unknown."""
@@ -135,7 +137,7 @@ def _node(annotation: Any, constraints: tuple[Any, ...], discriminator: str | No
     kinds = tuple(_kinds(annotation, constraints))
     models = tuple(kind for kind, _ in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     if models:
-        return Section(models, discriminator)
+        return Section(models, discriminator, optional=any(kind in (None, type(None)) for kind, _ in kinds))
     container: Any = get_origin(kinds[0][0])
     if container is dict:
         value = _node(get_args(kinds[0][0])[1], (), None)

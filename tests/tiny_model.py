@@ -14,9 +14,13 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 def make_tiny_model(directory: Path, *, seed: int = 0, context: int = 128, hidden: int = 32, tied: bool = True) -> Path:
     """Write config, weights and tokenizer of a model with random weights; `tied`: the output head is the embeddings."""
+    return write_model(tiny_model(seed=seed, context=context, hidden=hidden, tied=tied), directory)
+
+
+def write_model(model: Any, directory: Path) -> Path:
+    """Write a causal language model with the tokenizer of this file."""
     import torch
 
-    model = tiny_model(seed=seed, context=context, hidden=hidden, tied=tied)
     model.generation_config.eos_token_id = SPECIAL.index("<|end|>")
     model.generation_config.pad_token_id = SPECIAL.index("<|pad|>")
     model.to(torch.float32).save_pretrained(directory)

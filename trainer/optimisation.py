@@ -14,7 +14,7 @@ from trainer.policy import Policy
 
 
 class Optimizer:
-    """The weights of one policy and AdamW moments for them."""
+    """The trained weights of one policy and AdamW moments for them, float32."""
 
     def __init__(self, policy: Policy, settings: OptimizerSettings, *, learning_rate: float, total_steps: int) -> None:
         self.policy = policy
@@ -22,10 +22,12 @@ class Optimizer:
         self.peak = learning_rate
         self.total_steps = total_steps
         self.adamw = torch.optim.AdamW(
-            policy.network.parameters(),
+            policy.parameters(),
             lr=learning_rate,
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
+            # One kernel for all weights; on a CPU it is torch's choice.
+            fused=True if policy.device.type == "cuda" else None,
         )
 
     def fresh(self, policy: Policy) -> Optimizer:
@@ -49,7 +51,7 @@ class Optimizer:
         """
         self.adamw.zero_grad(set_to_none=True)
         yield
-        norm: Tensor = torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.settings.max_grad_norm)
+        norm: Tensor = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
         metrics[f"{prefix}/grad_norm"] = float(norm)
         finite = bool(torch.isfinite(norm))
         for key, done in (("optimizer_steps", finite), (f"{prefix}/skipped_updates", not finite)):

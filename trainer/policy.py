@@ -16,11 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from shared.errors import DataError
+from shared import chat_template
 from shared.protocol import Canary, Message
 from shared.settings import LearnerSettings, ModelSettings
+from trainer.loading import device_of, load_network, load_tokenizer
+from trainer.logits import LogitShape
+from trainer.lora import add_adapter, merged, switch_dropout
+from trainer.policy_check import check_scores
+from trainer.row_layout import by_length, packed, padded, spans, taken
 from trainer.scores import Scores, Sequences, over_chunks
 
 _RENDERED = 1024
@@ -29,41 +33,72 @@ _CANARY_TOKENS = 32
 
 
 class Policy:
-    """A causal language model with its tokenizer.
+    """A causal language model with its tokenizer, and an adapter where the settings want one.
 
-    Raises DataError where no model can be loaded from the path.
+    Raises DataError where the model cannot be loaded or its log-probs would not be its own, SettingsError where it does
+    not fit into memory.
     """
 
+    packs: bool = False
+    """Whether rows share one line without padding, which only flash attention computes without waste."""
+
     def __init__(self, path: str | Path, model: ModelSettings, learner: LearnerSettings, *, temperature: float) -> None:
-        self.device = torch.device(_device(model.device))
-        try:
-            network: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise DataError(
-                f"no model could be loaded from model.path '{path}': {first}. Point model.path to a Hugging Face "
-                "model directory, a hub id, or builtin:renamed_library.",
-                field="model.path",
-            ) from error
+        self.device = device_of(model)
+        self.network = load_network(path, model, self.device)
+        self.tokenizer: Any = load_tokenizer(path, self.network)
+        self.lora = model.lora
+        if self.lora is not None:
+            add_adapter(self.network, self.lora)
+        self.trained = [name for name, p in self.network.named_parameters() if p.requires_grad]
+        self._template = chat_template.with_fixed_date(self.tokenizer.get_chat_template())
         self._render = lru_cache(_RENDERED)(self._render_anew)
-        self.network = network.to(self.device).eval()
+        self.logit_shape = LogitShape.of(self._text_config)
+        self.packs = self._text_config._attn_implementation == "flash_attention_2"
         self.autocast = model.dtype == "bfloat16"
         self.temperature = temperature
         self.microbatch_tokens = learner.microbatch_tokens
         self.chunk_tokens = learner.chunk_tokens
+        check_scores(self)
 
     @property
     def max_context(self) -> int:
         """Prompt and response tokens the network has positions for."""
-        config: Any = self.network.config
-        return int(config.max_position_embeddings)
+        return int(self._text_config.max_position_embeddings)
+
+    @property
+    def _text_config(self) -> Any:
+        network: Any = self.network
+        return network.config.get_text_config()
 
     def twin(self, *, trainable: bool = False) -> Policy:
-        """A copy with weights of its own, frozen unless `trainable`, and the same tokenizer."""
+        """A copy with trained weights of its own, frozen unless `trainable`; all else is shared.
+
+        With an adapter the base is in memory once, and a twin costs as much as its adapter.
+        """
+        trained = {id(parameter) for parameter in self.parameters()}
+        shared: dict[int, Any] = {id(p): p for p in self.network.parameters() if id(p) not in trained}
         other = copy.copy(self)
-        other.network = copy.deepcopy(self.network).requires_grad_(trainable)
+        other.network = copy.deepcopy(self.network, shared)
+        for parameter in other.parameters():
+            parameter.requires_grad_(trainable)
         return other
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What training changes, the adapter's where there is one; in the same order in every twin."""
+        named = dict(self.network.named_parameters())
+        return [named[name] for name in self.trained]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trained weights by name: all that a checkpoint needs beside the initial model."""
+        state = self.network.state_dict()
+        return state if self.lora is None else {name: state[name] for name in self.trained}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take weights that `state_dict` gave. Raises RuntimeError unless their names and shapes are the same."""
+        rest = (
+            {} if self.lora is None else {k: v for k, v in self.network.state_dict().items() if k not in self.trained}
+        )
+        self.network.load_state_dict({**rest, **state})
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Chat messages -> prompt token ids with the generation prompt, thinking off."""
@@ -72,10 +107,10 @@ class Policy:
     def _render_anew(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
         ids: list[int] = self.tokenizer.apply_chat_template(
             [{"role": role, "content": content} for role, content in messages],
-            add_generation_prompt=True,
+            chat_template=self._template,
             tokenize=True,
             return_dict=False,
-            enable_thinking=False,
+            **chat_template.ARGUMENTS,
         )
         return tuple(ids)
 
@@ -86,36 +121,38 @@ class Policy:
         """
         pairs = [(tuple(p), tuple(r)) for p, r in zip(sequences.prompts, sequences.responses, strict=True)]
         place = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
-        width = max(len(p) + len(r) for p, r in place)
-        ids = torch.zeros(len(place), width, dtype=torch.long)
-        mask = torch.zeros(len(place), width, dtype=torch.long)
-        for (prompt, response), i in place.items():
-            ids[i, : len(prompt) + len(response)] = torch.tensor(prompt + response)
-            mask[i, : len(prompt) + len(response)] = 1
+        rows = [prompt + response for prompt, response in place]
+        layout = packed(rows) if self.packs else padded(rows)
         positions: list[int] = []
         row: list[int] = []
         for i, (prompt, response) in enumerate(pairs):
-            first = place[prompt, response] * width + len(prompt) - 1
+            first = layout.starts[place[prompt, response]] + len(prompt) - 1
             positions += range(first, first + len(response))
             row += [i] * len(response)
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        if self.lora is not None and self.lora.dropout > 0:
+            switch_dropout(self.network, torch.is_grad_enabled())
         network: Any = self.network
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            hidden = network.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        inputs = layout.to(self.device)
+        with self.compute_type():
+            hidden = network.base_model(**inputs, use_cache=False).last_hidden_state
         flat = torch.tensor(positions, device=self.device)
         return Scores(
             head=self._head,
             hidden=hidden.reshape(-1, hidden.shape[-1])[flat],
-            ids=ids.reshape(-1)[flat + 1],
+            ids=inputs["input_ids"].reshape(-1)[flat + 1],
             row=torch.tensor(row, device=self.device),
             rows=len(sequences),
         )
 
     def _head(self, hidden: Tensor) -> Tensor:
         network: Any = self.network
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            logits: Tensor = network.get_output_embeddings()(hidden)
-        return logits.float() / self.temperature
+        with self.compute_type():
+            product: Tensor = network.get_output_embeddings()(hidden)
+        return self.logit_shape(product.float()) / self.temperature
+
+    def compute_type(self) -> torch.autocast:
+        """The context that a forward pass runs in: bfloat16 over float32 weights, or plain float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
     def token_logprobs(self, scores: Scores) -> Tensor:
         """log pi of each response token, float32 [tokens]."""
@@ -128,11 +165,13 @@ class Policy:
     @torch.no_grad()
     def response_logprobs(self, sequences: Sequences) -> Tensor:
         """Sum of log pi over each response, without gradients, float32 [rows]."""
-        parts = []
-        for span in self.spans(sequences):
-            scores = self.score(sequences[span])
-            parts.append(scores.per_row(self.token_logprobs(scores)))
-        return torch.cat(parts)
+        order = by_length(sequences)
+        sorted_rows = taken(sequences, order)
+        logprobs = torch.zeros(len(sequences), device=self.device)
+        for span in self.spans(sorted_rows):
+            scores = self.score(sorted_rows[span])
+            logprobs[order[span]] = scores.per_row(self.token_logprobs(scores))
+        return logprobs
 
     @torch.no_grad()
     def canary(self) -> Canary | None:
@@ -147,21 +186,14 @@ class Policy:
         return Canary(token_ids=ids, logprobs=logprobs) if all(map(math.isfinite, logprobs)) else None
 
     def spans(self, *aligned: Sequences) -> Iterator[slice]:
-        """Slices of rows such that each of the aligned sequences fits in `microbatch_tokens` when padded."""
-        start, width = 0, 0
-        for i in range(len(aligned[0])):
-            length = max(len(s.prompts[i]) + len(s.responses[i]) for s in aligned)
-            if i > start and max(width, length) * (i - start + 1) > self.microbatch_tokens:
-                yield slice(start, i)
-                start, width = i, 0
-            width = max(width, length)
-        if start < len(aligned[0]):
-            yield slice(start, len(aligned[0]))
+        """Slices of rows, in order, such that each of the aligned sequences fits in `microbatch_tokens`. Rows in the
+        order of `by_length` waste least on padding."""
+        return spans(aligned, self.microbatch_tokens, packs=self.packs)
 
     def save(self, directory: Path, *, tokenizer: bool = False) -> None:
-        """Write the weights (float32 safetensors) and configuration in Hugging Face format."""
+        """Write the weights (float32 safetensors, an adapter merged in) and configuration in Hugging Face format."""
         network: Any = self.network
-        network.save_pretrained(directory)
+        network.save_pretrained(directory, state_dict=None if self.lora is None else merged(self.network))
         if tokenizer:
             self.tokenizer.save_pretrained(directory)
 
@@ -169,11 +201,3 @@ class Policy:
 def _canary_ids(tokens: int, length: int) -> list[int]:
     draw = random.Random("canary")
     return [draw.randrange(tokens) for _ in range(length)]
-
-
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise DataError("model.device is 'cuda' but torch sees no GPU; set model.device=cpu", field="model.device")
-    return wanted

@@ -13,6 +13,7 @@ from shared.inference_client import InferenceClient
 from shared.protocol import PolicyPublication
 from shared.settings import InferenceSettings
 from trainer.disk import disk_error
+from trainer.lora import ADAPTER_FILE, save_adapter
 from trainer.policy import Policy
 
 _KEPT = 2
@@ -63,11 +64,12 @@ class Files:
     async def deliver(self, policy: Policy, version: int, announce: Announce) -> None:
         """Write the version aside, rename, announce, drop the old ones."""
         path = self._directory / f"v{version:06d}"
+        adapter = policy.lora is not None and policy.lora.publish == "adapter"
         try:
-            digest = _write(policy, path)
+            digest = _write(policy, path, adapter=adapter)
         except OSError as error:
             raise disk_error(error, path) from error
-        await announce({"path": str(path.resolve()), "sha256": digest})
+        await announce({"path": str(path.resolve()), "sha256": digest} | ({"adapter": True} if adapter else {}))
         for old in sorted(self._directory.glob("v*"))[:-_KEPT]:
             if old != path:
                 shutil.rmtree(old, ignore_errors=True)
@@ -82,12 +84,16 @@ def make_transport(settings: InferenceSettings, directory: Path, inference: Infe
     return Transfer(settings.publish, inference, timeout_s=settings.timeout_s, connect=connect)
 
 
-def _write(policy: Policy, path: Path) -> str:
+def _write(policy: Policy, path: Path, *, adapter: bool) -> str:
+    """Whole weights, or an adapter alone; the digest of the file that holds them."""
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    policy.save(temporary)
-    weights = temporary / "model.safetensors"
+    if adapter:
+        save_adapter(policy.network, temporary)
+    else:
+        policy.save(temporary)
+    weights = temporary / (ADAPTER_FILE if adapter else "model.safetensors")
     with weights.open("rb+") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()

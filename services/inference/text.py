@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from services.inference.model_files import configured_end_ids, model_directory, read_json
+from shared import chat_template
 from shared.errors import DataError, EngineFailure, SettingsError
 from shared.protocol import Message
 
@@ -92,7 +93,8 @@ class _Loaded:
         config = read_json(directory, "tokenizer_config.json")
         self._special = _special_tokens(directory, config)
         self._tokenizer = _tokenizer(directory, self._special.values())
-        self._template = _chat_template(directory, config)
+        template = _chat_template(directory, config)
+        self._template = None if template is None else chat_template.with_fixed_date(template)
         end = self._tokenizer.token_to_id(self._special.get("eos_token", ""))
         self.ends = frozenset(configured_end_ids(directory) | ({end} if end is not None else set()))
         # The tokenizer and a stream's state must not be used by two threads at once.
@@ -125,8 +127,7 @@ class _Loaded:
             rendered = render_jinja_template(
                 conversations=[chat],
                 chat_template=self._template,
-                add_generation_prompt=True,
-                enable_thinking=False,
+                **chat_template.ARGUMENTS,
                 **special,
             )[0][0]
         except (TemplateError, ValueError, TypeError) as error:
