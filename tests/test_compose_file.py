@@ -105,6 +105,7 @@ def options(arguments: list[str]) -> dict[str, str]:
     [
         {},
         {"VPD_MODEL__DTYPE": "bfloat16", "VPD_INFERENCE__MAX_CONTEXT": "512", "VPD_INFERENCE__MAX_BATCH_ROWS": "32"},
+        {"VPD_INFERENCE__VLLM__LORA_RANK": "16"},
     ],
 )
 def test_vllm_on_gpus_is_started_as_inference_starts_its_own(tmp_path: Path, environment: dict[str, str]) -> None:
