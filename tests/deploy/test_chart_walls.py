@@ -9,6 +9,8 @@ import pytest
 from chart import SCENARIOS, containers, environment, find, part, pods, render, select, settings_text
 
 RENDERED = pytest.mark.parametrize("scenario", SCENARIOS)
+WITH_POLICIES = pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "no network policies"])
+WITH_A_SECRET = pytest.mark.parametrize("scenario", [name for name, v in SCENARIOS.items() if "secret" not in v])
 
 
 @RENDERED
@@ -49,12 +51,10 @@ def test_no_pod_shares_anything_with_its_node(scenario: str) -> None:
         assert not [volume for volume in pod["spec"]["volumes"] if "hostPath" in volume]
 
 
-@RENDERED
+@WITH_A_SECRET
 def test_a_secret_is_in_a_secret_alone(scenario: str) -> None:
     """Neither in a ConfigMap, nor in an argument, nor as the plain value of a variable."""
     secrets = {"secret": {"apiKey": "the-bearer-key", "hfToken": "the-hub-token"}, "redis": {"url": "redis://:word@h"}}
-    if "existingSecret" in SCENARIOS[scenario].get("secret", {}):
-        pytest.skip("the chart sees none")
     values = SCENARIOS[scenario] | {"secret": secrets["secret"]}
     if not SCENARIOS[scenario].get("redis", {}).get("enabled", True):
         values = values | {"redis": {"enabled": False} | secrets["redis"]}
@@ -135,10 +135,8 @@ def allowed(objects: list[dict[str, Any]], direction: str, peers: str) -> set[tu
     return found
 
 
-@RENDERED
+@WITH_POLICIES
 def test_who_may_call_whom_is_the_same_on_both_sides(scenario: str) -> None:
-    if scenario == "no network policies":
-        pytest.skip("nothing is denied")
     objects = render(SCENARIOS[scenario])
     callers = {(caller, called, port) for called, caller, port in allowed(objects, "ingress", "from")}
     assert callers == allowed(objects, "egress", "to")
