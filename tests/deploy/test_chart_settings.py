@@ -148,6 +148,19 @@ def test_every_address_of_the_settings_is_a_service_with_that_port(tmp_path: Pat
     assert all(found)
 
 
+@pytest.mark.parametrize("name", ["learner", "collector"])
+def test_the_trainer_finds_the_queue_by_the_secret(name: str) -> None:
+    inside = environment(containers(pods(render({}))[name])[name])
+    assert inside["VPD_QUEUE__URL"] == "redis://:$(REDIS_PASSWORD)@vpd-redis:6379/0"
+    # Kubernetes fills in only what stands before.
+    assert list(inside).index("REDIS_PASSWORD") < list(inside).index("VPD_QUEUE__URL")
+    assert inside["REDIS_PASSWORD"] == {"secretKeyRef": {"name": "vpd", "key": "redis-password"}}
+    outside = environment(containers(pods(render(SCENARIOS["external redis"]))[name])[name])
+    assert outside["VPD_QUEUE__URL"] == {"secretKeyRef": {"name": "vpd", "key": "queue-url"}}
+    (secret,) = select(render(SCENARIOS["external redis"]), "Secret")
+    assert set(secret["data"]) == {"api-key", "queue-url"}
+
+
 # ------------------------------------------------------------------------------------------------- chart and compose
 
 

@@ -59,6 +59,7 @@ def test_it_waits_until_a_service_is_ready_and_says_once_what_for(service: http.
     done = waiting(url)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"waiting for {url}: 503 the model is being loaded", f"{url} answers"]
+    assert service.RequestHandlerClass.answers == [200]  # type: ignore[attr-defined]
 
 
 def test_it_waits_for_a_port_to_take_connections() -> None:
@@ -87,7 +88,7 @@ signal.pause()
 
 
 def started(*command: str) -> subprocess.Popen[str]:
-    script = ["sh", str(DOCKER / "unless_stopped.sh"), *command]
+    script = [sys.executable, "-IS", str(DOCKER / "unless_stopped.py"), *command]
     return subprocess.Popen(script, stdout=subprocess.PIPE, text=True)
 
 
@@ -95,6 +96,11 @@ def started(*command: str) -> subprocess.Popen[str]:
 def test_a_command_that_ends_by_itself_gives_its_status(status: int) -> None:
     with started("sh", "-c", f"exit {status}") as process:
         assert process.wait(timeout=30) == status
+
+
+def test_a_command_that_is_killed_has_failed() -> None:
+    with started("sh", "-c", "kill -KILL $$") as process:
+        assert process.wait(timeout=30) == 128 + signal.SIGKILL
 
 
 @pytest.mark.parametrize(("own", "given"), [(0, 143), (3, 3)])
