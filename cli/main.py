@@ -49,6 +49,9 @@ Engine = Annotated[
 BasePort = Annotated[
     int, typer.Option("--base-port", min=1, max=65_000, help="Port of the first service; the others follow it.")
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print settings, steps and the memory each GPU needs; start nothing.")
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name below `run.dir`.")]
 
 
@@ -67,15 +70,18 @@ def up(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services up when the run is done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of this name aside and start anew.")] = False,
     base_port: BasePort = 8201,
+    dry_run: DryRun = False,
 ) -> None:
     """Start Redis, the services and the trainer; show the run; stop everything at its end.
 
     Ctrl-C or SIGTERM ends the run after its running step, with a checkpoint and exit code 0; a second one ends it at
     once, with 128 + its number. Either way the same command goes on with the run, and loses nothing.
     """
+    resolved = _resolve(recipe, [*(set_ or ()), *([f"inference.engine={engine}"] if engine else ())])
+    if dry_run:
+        return _dry_run(resolved)
     from cli.up import up as start
 
-    resolved = _resolve(recipe, [*(set_ or ()), *([f"inference.engine={engine}"] if engine else ())])
     raise typer.Exit(start(resolved, keep=keep, fresh=fresh, base_port=base_port, resume=_resume()))
 
 
@@ -123,9 +129,13 @@ def train(
     only: Annotated[
         str | None, typer.Option("--only", metavar="PART", help="`collector` or `learner`, in this process.")
     ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train against services that are up already, at the URLs of the settings."""
-    settings = _settings(recipe, set_)
+    resolved = _resolve(recipe, set_)
+    if dry_run:
+        return _dry_run(resolved)
+    settings = resolved.settings
     if only is None:
         from cli.up import train as run
 
@@ -405,6 +415,12 @@ def _resolve(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
 
 def _settings(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
     return _resolve(recipes, overrides).settings
+
+
+def _dry_run(resolved: Any) -> None:
+    from cli.dry_run.report import dry_run_lines
+
+    print("\n".join(dry_run_lines(resolved)).rstrip())
 
 
 def _run_directory(run: str, recipes: list[Path] | None, overrides: list[str] | None) -> Path:
