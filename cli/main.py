@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 config = typer.Typer(no_args_is_help=True, help="Show, check and document the settings.")
 app.add_typer(config, name="config")
+data = typer.Typer(no_args_is_help=True, help="Look at the tasks a run would train on.")
+app.add_typer(data, name="data")
 
 Recipes = Annotated[
     list[Path] | None,
@@ -46,6 +48,9 @@ Engine = Annotated[
 ]
 BasePort = Annotated[
     int, typer.Option("--base-port", min=1, max=65_000, help="Port of the first service; the others follow it.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print settings, steps and the memory each GPU needs; start nothing.")
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name below `run.dir`.")]
 
@@ -65,15 +70,18 @@ def up(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services up when the run is done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of this name aside and start anew.")] = False,
     base_port: BasePort = 8201,
+    dry_run: DryRun = False,
 ) -> None:
     """Start Redis, the services and the trainer; show the run; stop everything at its end.
 
     Ctrl-C or SIGTERM ends the run after its running step, with a checkpoint and exit code 0; a second one ends it at
     once, with 128 + its number. Either way the same command goes on with the run, and loses nothing.
     """
+    resolved = _resolve(recipe, [*(set_ or ()), *([f"inference.engine={engine}"] if engine else ())])
+    if dry_run:
+        return _dry_run(resolved)
     from cli.up import up as start
 
-    resolved = _resolve(recipe, [*(set_ or ()), *([f"inference.engine={engine}"] if engine else ())])
     raise typer.Exit(start(resolved, keep=keep, fresh=fresh, base_port=base_port, resume=_resume()))
 
 
@@ -121,9 +129,13 @@ def train(
     only: Annotated[
         str | None, typer.Option("--only", metavar="PART", help="`collector` or `learner`, in this process.")
     ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train against services that are up already, at the URLs of the settings."""
-    settings = _settings(recipe, set_)
+    resolved = _resolve(recipe, set_)
+    if dry_run:
+        return _dry_run(resolved)
+    settings = resolved.settings
     if only is None:
         from cli.up import train as run
 
@@ -337,6 +349,30 @@ def docs(
         print(f"{file} is up to date.")
 
 
+@data.command("check", epilog="Example: `vpd data check math:math500.jsonl --set model.path=Qwen/Qwen3-8B`")
+def check_data(
+    source: Annotated[
+        str | None, typer.Argument(metavar="SOURCE", help="As tasks.source; default: the settings' own.")
+    ] = None,
+    recipe: Recipes = None,
+    set_: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    show: Annotated[int, typer.Option("--show", min=0, metavar="N", help="Print the first N tasks.")] = 0,
+) -> None:
+    """Read all tasks of the settings, and say how many there are, how long their prompts are, what was left out and
+    why, and every row that is wrong, with its line. No service is needed.
+
+    Where model.path is set, prompts are counted in its tokens, and must fit into its context.
+
+    Exit codes: 0 all is well, 1 a row is wrong or a prompt does not fit, 2 there is nothing to read.
+    """
+    from cli.data import main as check_tasks
+
+    resolved = _resolve(recipe, [*(set_ or ()), *([f"tasks.source={source}"] if source else ())])
+    with_model = "model.path" in resolved.origins
+    raise typer.Exit(check_tasks(resolved.settings, with_model=with_model, as_json=json, show=show))
+
+
 def main() -> None:
     """Entry point of `vpd`. Exit codes: 0 done, or a run that was asked to stop and did so after its step; 1 failed;
     2 wrong settings or arguments; 128+N stopped at once by signal N."""
@@ -379,6 +415,12 @@ def _resolve(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
 
 def _settings(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
     return _resolve(recipes, overrides).settings
+
+
+def _dry_run(resolved: Any) -> None:
+    from cli.dry_run.report import dry_run_lines
+
+    print("\n".join(dry_run_lines(resolved)).rstrip())
 
 
 def _run_directory(run: str, recipes: list[Path] | None, overrides: list[str] | None) -> Path:

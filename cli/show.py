@@ -9,6 +9,7 @@ from typing import Any
 
 from shared.errors import DataError
 from shared.load_settings import Resolved, public_settings, secret_environment
+from shared.settings import Settings
 from shared.settings_tree import settings_table
 
 _BEGIN, _END = "<!-- settings:begin -->", "<!-- settings:end -->"
@@ -19,6 +20,20 @@ def settings_as_toml(resolved: Resolved) -> str:
     lines = list(_table(public_settings(resolved.settings), resolved.origins))
     lines += [f"# {name} is set, and not shown." for name in secret_environment(resolved.settings)]
     return "\n".join(lines).strip() + "\n"
+
+
+def changed_lines(resolved: Resolved) -> list[str]:
+    """`key = value  # origin` of each setting that is not at its default, the algorithm's being its own."""
+    settings = resolved.settings
+    usual = Settings().model_copy(update={"algorithm": type(settings.algorithm)()})
+    before = dict(_flat(public_settings(usual)))
+    now = dict(_flat(public_settings(settings)))
+    lines = [
+        f"{key} = {_value(value)}" + (f"  # {resolved.origins[key]}" if key in resolved.origins else "")
+        for key, value in now.items()
+        if key == "algorithm.name" or before.get(key, ...) != value
+    ]
+    return lines + [f"# {name} is set, and not shown." for name in secret_environment(settings)]
 
 
 def settings_as_json(resolved: Resolved) -> str:
@@ -54,6 +69,14 @@ def _table(table: Mapping[str, Any], origins: Mapping[str, str], path: tuple[str
     for name, value in table.items():
         if isinstance(value, dict):
             yield from _table(value, origins, (*path, name))
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _value(value: Any) -> str:

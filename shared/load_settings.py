@@ -1,9 +1,10 @@
 """Settings from recipes, the environment and `--set`, checked against the tree in `settings.py`.
 
-Strongest first: `--set a.b=c`, then `VPD_A__B`, then the recipes (later files win), then the defaults. Tables are
-merged key by key onto the defaults, so a source's URL can be changed alone; the value `none` stands for "nothing",
-and removes an entry of a table with names of one's own (`--set feedback.sources.human=none`). Empty environment
-variables count as unset. Whatever cannot be used raises `SettingsError` with one sentence.
+Strongest first: `--set a.b=c`, then `VPD_A__B`, then the recipes (later files win, and each over those that it
+extends), then the defaults. Tables are merged key by key onto the defaults, so a source's URL can be changed alone; the
+value `none` stands for "nothing", and removes an entry of a table with names of one's own
+(`--set feedback.sources.human=none`). Empty environment variables count as unset. Whatever cannot be used raises
+`SettingsError` with one sentence.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from shared import settings_tree as tree
 from shared.errors import SettingsError
 from shared.settings import Settings
-from shared.settings_layers import Layer, Raw, environment_layers, override_layer, recipe_layer
+from shared.settings_layers import Layer, Raw, environment_layers, override_layer, recipe_layers
 
 _NONE = "none"
 
@@ -45,7 +46,7 @@ def resolve_settings(
 ) -> Resolved:
     """As `load_settings`, with the origin of each value; a recipe may be a table already. Raises `SettingsError`."""
     layers = [
-        *(recipe if isinstance(recipe, Layer) else recipe_layer(Path(recipe)) for recipe in recipes),
+        *(layer for recipe in recipes for layer in _layers_of(recipe)),
         *environment_layers(environ),
         *(override_layer(override) for override in overrides),
     ]
@@ -62,6 +63,10 @@ def resolve_settings(
         return Resolved(Settings.model_validate(merged), origins)
     except ValidationError as error:
         raise SettingsError("; ".join(_sentences(error, origins)) + ".") from None
+
+
+def _layers_of(recipe: Path | Layer) -> list[Layer]:
+    return [recipe] if isinstance(recipe, Layer) else recipe_layers(Path(recipe))
 
 
 def public_settings(settings: Settings) -> dict[str, Any]:

@@ -134,6 +134,8 @@ class TaskSettings(Strict):
     """Draws which tasks are held out. It is not `run.seed`, so that runs with other seeds hold out the same."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Training tasks at most, the first ones; None: all."""
+    max_prompt_chars: Annotated[int, Field(ge=1)] | None = None
+    """Tasks with longer prompts are left out; None: none. `vpd data check` tells how long they are."""
     world_seed: Annotated[int, Field(ge=0)] = 0
     """Draws the built-in world (which functions were renamed to what)."""
     livecodebench: LiveCodeBenchSettings = LiveCodeBenchSettings()

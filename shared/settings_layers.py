@@ -1,11 +1,13 @@
 """Where settings come from: recipes, the environment and `--set`, each read into a `Layer`.
 
-Only syntax is looked at here (files, variable names, `key=value`); `load_settings.py` checks keys and merges.
+Only syntax is looked at here (files, variable names, `key=value`); `load_settings.py` checks keys and merges. A recipe
+may stand on others, which it names first: `extends = ["../layers/models/qwen3-8b.toml"]`, relative to its own folder.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from typing import Any
 from shared import settings_tree as tree
 from shared.errors import SettingsError
 
+EXTENDS = "extends"
+"""Key of a recipe with the files it stands on."""
 _NO_SETTINGS = ("VPD_COLLECTOR_NAME",)
 """Variables that say which process one is, and so differ where the settings are the same."""
 
@@ -45,12 +49,31 @@ class Layer:
         return tree.env_name(path) if self.environment else ".".join(path)
 
 
-def recipe_layer(path: Path) -> Layer:
+def recipe_layers(path: Path) -> list[Layer]:
+    """A recipe, after those that it extends, in their order; later layers win. Raises SettingsError."""
+    return list(_with_bases(path, above=()))
+
+
+def _with_bases(path: Path, above: Sequence[Path]) -> Iterator[Layer]:
+    if path in above:
+        chain = " -> ".join(map(str, [*above[above.index(path) :], path]))
+        raise SettingsError(f"The recipe {path} extends itself: {chain}.")
+    value = _recipe_table(path, above)
+    bases = value.pop(EXTENDS, [])
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise SettingsError(f"{EXTENDS} must be a list of file names, not {bases!r} (from recipe {path}).")
+    for base in bases:
+        yield from _with_bases(Path(os.path.normpath(path.parent / base)), (*above, path))
+    yield Layer(value, f"recipe {path}")
+
+
+def _recipe_table(path: Path, above: Sequence[Path]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
-        raise SettingsError(f"There is no recipe {path}.") from None
+        asked = f", which {above[-1]} extends" if above else ""
+        raise SettingsError(f"There is no recipe {path}{asked}.") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"The recipe {path} is not valid TOML: {error}.") from None
     except json.JSONDecodeError as error:
@@ -61,7 +84,7 @@ def recipe_layer(path: Path) -> Layer:
         raise SettingsError(f"The recipe {path} cannot be read: {error.strerror}.") from None
     if not isinstance(value, dict):
         raise SettingsError(f"The recipe {path} must hold a table of settings.")
-    return Layer(value, f"recipe {path}")
+    return value
 
 
 def environment_layers(environ: Mapping[str, str]) -> Iterator[Layer]:

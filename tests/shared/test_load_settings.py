@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,66 @@ def test_no_number_that_is_not_finite_gets_in(value: float) -> None:
         assert loaded(f"inference.timeout_s={value!r}").inference.timeout_s == value
     else:
         assert "inference.timeout_s must be a number > 0" in sentence(f"inference.timeout_s={value!r}")
+
+
+# ----------------------------------------------------------------------------------------------- recipes on recipes
+
+
+def written(directory: Path, **files: str) -> dict[str, Path]:
+    """Recipes by name; `__` in a name is a folder."""
+    paths = {name: directory / f"{name.replace('__', '/')}.toml" for name in files}
+    for name, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files[name])
+    return paths
+
+
+def test_a_recipe_wins_over_those_it_extends_and_the_later_of_them_over_the_earlier(tmp_path: Path) -> None:
+    files = written(
+        tmp_path,
+        layers__first='run = { steps = 1, seed = 1, name = "first" }',
+        layers__second='extends = ["third.toml"]\nrun = { steps = 2, seed = 2 }',
+        layers__third='run = { steps = 3, dir = "third" }',
+        top='extends = ["layers/first.toml", "layers/second.toml"]\nrun.steps = 4',
+    )
+    resolved = resolve_settings([files["top"]], environ={})
+    run = resolved.settings.run
+    assert (run.steps, run.seed, run.name, run.dir) == (4, 2, "first", "third")
+    assert resolved.origins["run.seed"] == f"recipe {files['layers__second']}"
+    assert resolved.origins["run.dir"] == f"recipe {files['layers__third']}"
+
+
+def test_what_a_recipe_extends_is_looked_for_in_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, a__top='extends = ["../b/base.toml"]', b__base="run.steps = 9")
+    monkeypatch.chdir(tmp_path)
+    resolved = resolve_settings([Path("a/top.toml")], environ={})
+    assert resolved.settings.run.steps == 9
+    assert resolved.origins["run.steps"] == "recipe b/base.toml"
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"top": 'extends = ["gone.toml"]'}, r"There is no recipe \S+/gone.toml, which \S+/top.toml extends."),
+        ({"top": 'extends = ["top.toml"]'}, r"top.toml extends itself: \S+/top.toml -> \S+/top.toml."),
+        (
+            {"top": 'extends = ["a.toml"]', "a": 'extends = ["b.toml"]', "b": 'extends = ["a.toml"]'},
+            r"a.toml extends itself: \S+/a.toml -> \S+/b.toml -> \S+/a.toml.",
+        ),
+        (
+            {"top": 'extends = "base.toml"'},
+            r"extends must be a list of file names, not 'base.toml' \(from recipe .+\).",
+        ),
+        ({"top": "extends = [1]"}, r"extends must be a list of file names, not \[1\]"),
+        ({"top": 'extend = ["base.toml"]'}, r"extend is not a setting"),
+        (
+            {"top": 'extends = ["base.toml"]', "base": "run.stepz = 3"},
+            r"run.stepz is not a setting \(from recipe \S+/base.toml\); did you mean run.steps\?",
+        ),
+    ],
+)
+def test_what_cannot_be_extended_is_one_sentence(tmp_path: Path, files: dict[str, str], says: str) -> None:
+    paths = written(tmp_path, **files)
+    text = sentence(recipes=(paths["top"],))
+    assert re.search(says, text), text
+    assert "\n" not in text
