@@ -60,7 +60,8 @@ class ShardedPolicy(Policy):
     def parameters(self) -> list[nn.Parameter]:
         """This rank's parts of the weights, as DTensors."""
         backbone: FSDPModule = self.network.base_model  # type: ignore[assignment]
-        # After a forward pass without a backward pass the network still holds gathered copies in their place.
+        # After a forward pass without a backward pass the network still holds gathered copies in their place, which
+        # would be neither changed nor gathered anew.
         backbone.reshard()
         return super().parameters()
 
@@ -124,8 +125,6 @@ def _shard(network: nn.Module, ranks: Ranks) -> None:
         fully_shard(layer, mesh=ranks.mesh)
     fully_shard(backbone, mesh=ranks.mesh, reshard_after_forward=False)
     del backbone.head_beside
-    # Gathered anew by each forward pass: what a pass without gradients has left may be of older weights.
-    backbone.register_forward_pre_hook(lambda module, _: module.reshard(), prepend=True)
     for module in _sharded(network):
         # Gradients are sums over all rows, not means over the ranks; gloo has neither another sum nor a mean.
         module.set_gradient_divide_factor(1.0)
