@@ -81,6 +81,10 @@ def _settings(root: Path, ports: dict[str, int], redis_url: str, steps: int) -> 
     }
 
 
+def _task(number: int) -> dict[str, Any]:
+    return {"id": f"t{number}", "kind": "bytes", "messages": [{"role": "user", "content": f"{number}"}]}
+
+
 def _start(root: Path, ports: dict[str, int]) -> dict[str, subprocess.Popen[bytes]]:
     recipe = ["--recipe", str(root / "settings.json")]
     vpd = [sys.executable, "-P", "-m", "cli.main"]

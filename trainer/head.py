@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from trainer.logits import LogitShape
+from trainer.logits import AS_IS, LogitShape
 
 CHUNK_BYTES = 128 * 2**20
 """Of a chunk's float32 logits at most, 220 tokens of a vocabulary of 150,000; student's and teacher's exist at once."""
@@ -27,14 +27,12 @@ class Head:
     shards, logits that are capped) it is None: the module is then called, and its gradients are autograd's.
     """
 
-    def __init__(
-        self, module: nn.Module, temperature: float, *, bfloat16: bool, shape: LogitShape = LogitShape()
-    ) -> None:
+    def __init__(self, module: nn.Module, temperature: float, *, bfloat16: bool, shape: LogitShape = AS_IS) -> None:
         self.module = module
         self.shape = shape
         self.temperature = temperature
         self.bfloat16 = bfloat16
-        plain = _is_plain(module) and shape == LogitShape()
+        plain = _is_plain(module) and shape == AS_IS
         self.weight: Tensor | None = module.weight if plain else None  # type: ignore[assignment]
 
     def __call__(self, hidden: Tensor) -> Tensor:

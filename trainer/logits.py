@@ -30,3 +30,7 @@ class LogitShape:
         """Of the same shape and type."""
         scaled = product if self.scale == 1.0 else product * self.scale
         return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
+
+
+AS_IS = LogitShape()
+"""Of an architecture that does nothing to the product."""
