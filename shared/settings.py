@@ -330,6 +330,9 @@ class LearnerSettings(Strict):
     checkpoints need are always kept."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """Torch threads; None is torch's choice."""
+    ranks: Annotated[int, Field(ge=1)] = 1
+    """Processes that train together, with the weights divided among them and a GPU each; a run may go on with another
+    number. Under torchrun its own number counts."""
 
 
 class VLLMSettings(Strict):
