@@ -60,9 +60,10 @@ def main(steps: int) -> int:
 
 
 def _settings(root: Path, ports: dict[str, int], redis_url: str, steps: int) -> dict[str, Any]:
-    tasks = [{"id": f"t{i}", "kind": "bytes", "messages": [{"role": "user", "content": f"{i}"}]} for i in range(64)]
     for name in ("tasks", "held_out"):
-        (root / f"{name}.jsonl").write_text("".join(json.dumps({**t, "id": f"{name}-{t['id']}"}) + "\n" for t in tasks))
+        messages = [[{"role": "user", "content": f"{name} {i}"}] for i in range(64)]
+        tasks = [{"id": f"{name}-t{i}", "kind": "bytes", "messages": chat} for i, chat in enumerate(messages)]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
     make_tiny_model(root / "model", hidden=16)
     source = {"url": f"http://127.0.0.1:{ports['source']}", "role": "both"}
     return {

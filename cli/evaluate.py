@@ -14,6 +14,7 @@ from cli.evaluation_run import Request, evaluate
 from cli.interrupts import Interrupts, Stopped
 from shared.errors import SettingsError
 from shared.load_settings import Resolved, load_settings, resolve_settings
+from shared.settings import Settings
 from trainer.evaluate import Teacher
 from trainer.evaluation.figures import default_ks
 from trainer.evaluation.result import Result, as_json, compare, read_result
@@ -83,13 +84,19 @@ def _resolve(arguments: Arguments, run: Path | None) -> Resolved:
         return resolve_settings(arguments.recipes, overrides)
     own = run / "settings.json"
     resolved = resolve_settings([own, *arguments.recipes], [*overrides, f"model.path={_model(run)}"])
-    seed = load_settings([own], environ={}).run.seed
-    if resolved.settings.run.seed != seed:
-        raise SettingsError(
-            f"run.seed is {seed} for the run {run}: it drew which tasks are held out, so another one could measure it "
-            "on tasks that it was trained on."
-        )
+    _require_its_own_split(run, load_settings([own], environ={}), resolved.settings)
     return resolved
+
+
+def _require_its_own_split(run: Path, own: Settings, asked: Settings) -> None:
+    """Raise SettingsError where tasks that the run was trained on could be held out now."""
+    left_out = {"held_out": None}  # Held-out tasks that are named are checked against the training tasks.
+    drawn = [own.tasks.model_copy(update=left_out), asked.tasks.model_copy(update=left_out)]
+    if own.tasks.source == asked.tasks.source and (drawn[0] != drawn[1] or own.run.seed != asked.run.seed):
+        raise SettingsError(
+            f"tasks and run.seed must be those of the run {run} where it is measured on its own tasks: they drew which "
+            "of them are held out. Leave them out, or name other tasks by tasks.source or tasks.held_out."
+        )
 
 
 def _model(run: Path) -> Path:

@@ -74,7 +74,7 @@ class EvaluationProgress:
 def print_result(result: Result) -> None:
     """The table of a result, and what is to be known of its figures, on standard output."""
     console = _console()
-    table = Table(title=_title(result), title_justify="left")
+    table = Table()
     ks = sorted(result.student.all.pass_at)
     for name in ("domain", "policy", "tasks", f"avg@{result.samples}", *(f"pass@{k}" for k in ks)):
         table.add_column(name, justify="left" if name in ("domain", "policy") else "right")
@@ -85,15 +85,16 @@ def print_result(result: Result) -> None:
         for who, figures in both:
             group = _group(figures, name)
             table.add_row(name, who, *_cells(group, ks), end_section=who == both[-1][0])
+    _line(console, _title(result))
     console.print(table)
     for line in _notes(result):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _line(console, line)
 
 
 def print_comparison(names: Sequence[str], comparison: Comparison) -> None:
     """The differences of the second named from the first, on standard output."""
     first, second = names
-    table = Table(title=f"{second} minus {first}, in points of avg@k", title_justify="left")
+    table = Table()
     for name in ("domain", "policy", "tasks", "difference", "95 % interval"):
         table.add_column(name, justify="left" if name in ("domain", "policy") else "right")
     domains = comparison.domains if len(comparison.domains) > 1 else {}
@@ -106,15 +107,21 @@ def print_comparison(names: Sequence[str], comparison: Comparison) -> None:
         if figure is not None:
             table.add_row(domain, who, str(figure.tasks), f"{100 * figure.value:+.1f}", _interval(figure, "+.1f"))
     console = _console()
+    _line(console, f"{second} minus {first}, in points of avg@k")
     console.print(table)
     if comparison.only_in_one:
-        console.print(f"{comparison.only_in_one} tasks are in one of the two alone and are left out.", highlight=False)
+        _line(console, f"{comparison.only_in_one} tasks are in one of the two alone and are left out.")
 
 
 def _console() -> Console:
     console = Console()
     # A file has no width; at the 80 columns that rich assumes, every cell would be broken.
     return console if console.is_terminal else Console(width=_WIDE)
+
+
+def _line(console: Console, text: str) -> None:
+    # A table's own title would be broken to the table's width, paths in it too.
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _title(result: Result) -> str:

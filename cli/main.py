@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 config = typer.Typer(no_args_is_help=True, help="Show, check and document the settings.")
 app.add_typer(config, name="config")
+data = typer.Typer(no_args_is_help=True, help="Look at the tasks a run would train on.")
+app.add_typer(data, name="data")
 
 Recipes = Annotated[
     list[Path] | None,
@@ -357,6 +359,30 @@ def docs(
     for file in files or [ROOT / "README.md", ROOT / "docs" / "settings.md"]:
         write_settings_table(file)
         print(f"{file} is up to date.")
+
+
+@data.command("check", epilog="Example: `vpd data check math:math500.jsonl --set model.path=Qwen/Qwen3-8B`")
+def check_data(
+    source: Annotated[
+        str | None, typer.Argument(metavar="SOURCE", help="As tasks.source; default: the settings' own.")
+    ] = None,
+    recipe: Recipes = None,
+    set_: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    show: Annotated[int, typer.Option("--show", min=0, metavar="N", help="Print the first N tasks.")] = 0,
+) -> None:
+    """Read all tasks of the settings, and say how many there are, how long their prompts are, what was left out and
+    why, and every row that is wrong, with its line. No service is needed.
+
+    Where model.path is set, prompts are counted in its tokens, and must fit into its context.
+
+    Exit codes: 0 all is well, 1 a row is wrong or a prompt does not fit, 2 there is nothing to read.
+    """
+    from cli.data import main as check_tasks
+
+    resolved = _resolve(recipe, [*(set_ or ()), *([f"tasks.source={source}"] if source else ())])
+    with_model = "model.path" in resolved.origins
+    raise typer.Exit(check_tasks(resolved.settings, with_model=with_model, as_json=json, show=show))
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 #!/bin/sh
-# What the container `vllm` of the profile `gpu` runs: vLLM's server, prepared for `inference` as it prepares its own child
-# (services/inference/vllm/server.py). VLLM_ARGUMENTS are further arguments, split at spaces; they come last, and so win.
+# What a container of vLLM's own image runs, in compose's profile `gpu` and in the chart: vLLM's server, prepared for
+# `inference` as it prepares its own child (services/inference/vllm/server.py). VLLM_ARGUMENTS are further arguments, split
+# at spaces; they come last, and so win.
 set -eu
 
 # builtin:WORLD and builtin:WORLD/VARIANT, which are in the project's tree, or what vLLM knows itself.
@@ -17,6 +18,9 @@ set -- --model "$model" --served-model-name policy --host 0.0.0.0 --port 8000 \
     --enable-scale-out --enable-request-id-headers --disable-uvicorn-access-log
 if [ -n "${VPD_INFERENCE__MAX_CONTEXT:-}" ]; then
     set -- "$@" --max-model-len "$VPD_INFERENCE__MAX_CONTEXT"
+fi
+if [ -n "${VPD_INFERENCE__VLLM__LORA_RANK:-}" ]; then
+    set -- "$@" --enable-lora --max-lora-rank "$VPD_INFERENCE__VLLM__LORA_RANK"
 fi
 # shellcheck disable=SC2086
 exec python3 -m vllm.entrypoints.openai.api_server "$@" ${VLLM_ARGUMENTS:-}

@@ -134,6 +134,8 @@ class TaskSettings(Strict):
     """Draws which tasks are held out. It is not `run.seed`, so that runs with other seeds hold out the same."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Training tasks at most, the first ones; None: all."""
+    max_prompt_chars: Annotated[int, Field(ge=1)] | None = None
+    """Tasks with longer prompts are left out; None: none. `vpd data check` tells how long they are."""
     world_seed: Annotated[int, Field(ge=0)] = 0
     """Draws the built-in world (which functions were renamed to what)."""
     livecodebench: LiveCodeBenchSettings = LiveCodeBenchSettings()
@@ -315,7 +317,7 @@ class LearnerSettings(Strict):
     microbatch_tokens: Annotated[int, Field(ge=64)] = 16_384
     """Tokens (prompt and response, padded) in one forward pass."""
     chunk_tokens: Annotated[int, Field(ge=16)] = 1024
-    """Response tokens whose logits exist at once."""
+    """Response tokens whose logits exist at once at most; fewer where their float32 logits would be over 128 MiB."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
     """Steps between checkpoints; groups are acknowledged at the checkpoint."""
     critique_window_steps: Annotated[int, Field(ge=1)] = 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,35 @@ def test_the_engine_s_name_chooses_the_image_the_target_and_the_setting_and_each
     targets = set(re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE))
     assert {"inference-vllm", "inference-transformers"} <= targets
     assert {one["build"]["target"] for one in SERVICES.values() if "build" in one} - targets == {f"inference-{chosen}"}
+
+
+INSTALLED = {
+    "code-feedback": {"core"},
+    "critic-feedback": {"core", "math"},
+    "human-feedback": {"core"},
+    "collector": {"core", "data"},
+    "learner": {"core", "model", "data"},
+    "inference-transformers": {"core", "model"},
+    "inference-vllm": {"core", "text"},
+}
+
+
+@pytest.mark.parametrize("target", INSTALLED)
+def test_an_image_holds_the_dependencies_of_its_service_and_no_others(target: str) -> None:
+    text = (ROOT / "docker" / "Dockerfile").read_text()
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", text, re.MULTILINE | re.DOTALL))
+    (dependencies,) = re.findall(r"^COPY --from=(\S+) /opt/venv /opt/venv$", stages[target], re.MULTILINE)
+    assert set(re.findall(r"-r (\w+)\.txt", stages[dependencies])) == INSTALLED[target]
+
+
+def test_the_parts_that_images_install_are_all_pinned() -> None:
+    text = (ROOT / "docker" / "Dockerfile").read_text()
+    (parts,) = re.findall(r"for part in ([\w ]+); do", text)
+    for part in parts.split():
+        command = [sys.executable, "docker/pins.py", part]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.split()
+        assert all("==" in pin for pin in done.stdout.splitlines())
 
 
 def test_vllm_on_gpus_is_reached_by_inference_alone() -> None:
@@ -105,6 +135,7 @@ def options(arguments: list[str]) -> dict[str, str]:
     [
         {},
         {"VPD_MODEL__DTYPE": "bfloat16", "VPD_INFERENCE__MAX_CONTEXT": "512", "VPD_INFERENCE__MAX_BATCH_ROWS": "32"},
+        {"VPD_INFERENCE__VLLM__LORA_RANK": "16"},
     ],
 )
 def test_vllm_on_gpus_is_started_as_inference_starts_its_own(tmp_path: Path, environment: dict[str, str]) -> None:

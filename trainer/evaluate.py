@@ -43,7 +43,9 @@ under (a sibling's solution, else feedback, as `teacher_prompt` says); or it is 
 
 _REQUEST_TOKENS = 131_072
 """Response tokens that one request may ask for: it bounds the memory of an answer and the time until it comes."""
-_BATCHES_AT_ONCE = 4
+_BATCHES_AT_ONCE = {"transformers": 2, "vllm": 4}
+"""The engine transformers computes one request at a time: the second keeps it busy while the first is judged, and more
+would only wait through their deadlines."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Evaluator:
         verdict: the text it is told may be too long for the model.
         """
         batches = [_Batch(self, batch, attempts, version, purpose, teacher) for batch in self._batches(tasks)]
-        gate = asyncio.Semaphore(_BATCHES_AT_ONCE)
+        gate = asyncio.Semaphore(_BATCHES_AT_ONCE[self.settings.inference.engine])
 
         async def work(batch: _Batch) -> None:
             async with gate:

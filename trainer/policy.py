@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 
 from shared import chat_template
 from shared.protocol import Canary, Message
 from shared.settings import LearnerSettings, ModelSettings
+from trainer.head import Head, chunk_tokens
 from trainer.loading import device_of, load_network, load_tokenizer
 from trainer.logits import LogitShape
 from trainer.lora import add_adapter, merged, switch_dropout
 from trainer.policy_check import check_scores
 from trainer.row_layout import by_length, packed, padded, spans, taken
-from trainer.scores import Scores, Sequences, over_chunks
+from trainer.scores import Scores, Sequences
 
 _RENDERED = 1024
 """Prompts whose token ids are kept: siblings, both steps and every evaluation render the same ones."""
@@ -137,18 +137,15 @@ class Policy:
             hidden = network.base_model(**inputs, use_cache=False).last_hidden_state
         flat = torch.tensor(positions, device=self.device)
         return Scores(
-            head=self._head,
+            head=Head(
+                network.get_output_embeddings(), self.temperature, bfloat16=self.autocast, shape=self.logit_shape
+            ),
             hidden=hidden.reshape(-1, hidden.shape[-1])[flat],
             ids=inputs["input_ids"].reshape(-1)[flat + 1],
             row=torch.tensor(row, device=self.device),
             rows=len(sequences),
+            chunk=chunk_tokens(self._text_config.vocab_size, self.chunk_tokens),
         )
-
-    def _head(self, hidden: Tensor) -> Tensor:
-        network: Any = self.network
-        with self.compute_type():
-            product: Tensor = network.get_output_embeddings()(hidden)
-        return self.logit_shape(product.float()) / self.temperature
 
     def compute_type(self) -> torch.autocast:
         """The context that a forward pass runs in: bfloat16 over float32 weights, or plain float32."""
@@ -156,11 +153,7 @@ class Policy:
 
     def token_logprobs(self, scores: Scores) -> Tensor:
         """log pi of each response token, float32 [tokens]."""
-
-        def chunk(part: slice) -> Tensor:
-            return log_softmax(scores.logits(part), -1).gather(-1, scores.ids[part, None])[:, 0]
-
-        return over_chunks(chunk, len(scores.ids), self.chunk_tokens)
+        return scores.logprobs()
 
     @torch.no_grad()
     def response_logprobs(self, sequences: Sequences) -> Tensor:

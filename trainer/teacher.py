@@ -48,17 +48,17 @@ class Teacher:
             return
         rate = self.settings.rate if self.gate is None else float(self.gate.opens(batch))
         if rate > 0:
-            pairs = zip(self.twin.network.parameters(), self.student.network.parameters(), strict=True)
+            pairs = zip(self.twin.parameters(), self.student.parameters(), strict=True)
             for kept, current in pairs:
                 kept.lerp_(current, rate)
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {} if self.twin is None else {"weights": self.twin.network.state_dict()}
+        state: dict[str, Any] = {} if self.twin is None else {"weights": self.twin.state_dict()}
         return state | ({} if self.gate is None else {"gate": self.gate.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.twin is not None:
-            self.twin.network.load_state_dict(state["weights"])
+            self.twin.load_state_dict(state["weights"])
         if self.gate is not None:
             self.gate.load_state_dict(state["gate"])
 
@@ -114,4 +114,4 @@ def _interpolated(anchor: Scores, current: Scores, rate: float) -> Scores:
         return torch.lerp(anchor.head(hidden[:, :width]), current.head(hidden[:, width:]), rate)
 
     hidden = torch.cat([anchor.hidden, current.hidden], dim=-1)
-    return Scores(head, hidden, anchor.ids, anchor.row, anchor.rows)
+    return Scores(head, hidden, anchor.ids, anchor.row, anchor.rows, anchor.chunk)

@@ -52,8 +52,13 @@ class LocalModel:
         config = self._model.config.get_text_config()
         self._pad_id = config.pad_token_id if config.pad_token_id is not None else 0
         self.version = 0
-        positions = int(config.max_position_embeddings)
-        self.info = EngineInfo(min(positions, max_context or positions), vocabulary=int(config.vocab_size))
+        positions = getattr(config, "max_position_embeddings", None) or max_context
+        if positions is None:
+            raise SettingsError(
+                f"model.path: {settings.path} has no max_position_embeddings in its config.json: add it, or set "
+                "inference.max_context."
+            )
+        self.info = EngineInfo(min(int(positions), max_context or int(positions)), vocabulary=int(config.vocab_size))
 
     def generate(
         self,

@@ -156,7 +156,7 @@ def test_killed_and_interrupted_it_goes_on_and_asks_again_only_for_what_was_in_f
     assert last.returncode == 0, output
     # Every request has a seed of its own.
     again = sum(times - 1 for times in Counter(inference.seeds).values())
-    assert 2 <= again <= 2 * _BATCHES_AT_ONCE
+    assert 2 <= again <= 2 * _BATCHES_AT_ONCE["transformers"]
     finished = only("runs/evaluations/*/result.json", services.root).read_bytes()
     assert services.evaluate(overrides=[f"run.dir={services.root / 'undisturbed'}"]) == 0
     assert only("undisturbed/evaluations/*/result.json", services.root).read_bytes() == finished
@@ -294,11 +294,21 @@ def test_a_run_that_has_not_ended_has_no_model_to_measure(tmp_path: Path) -> Non
         main(arguments(str(a_run(tmp_path / "run"))))
 
 
-def test_a_run_is_never_measured_on_tasks_that_another_seed_would_hold_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["run.seed=5", "tasks.world_seed=1", "tasks.split_seed=1", "tasks.limit=3"])
+def test_a_run_is_never_measured_on_tasks_that_another_draw_would_hold_out(tmp_path: Path, changed: str) -> None:
     run = a_run(tmp_path / "run", run={"seed": 4})
     (run / "model" / "config.json").write_text("{}")
-    with pytest.raises(SettingsError, match=r"run\.seed is 4 for the run .*run"):
-        main(arguments(str(run), overrides=["run.seed=5"]))
+    with pytest.raises(SettingsError, match=r"must be those of the run .*run where it is measured on its own tasks"):
+        main(arguments(str(run), overrides=[changed]))
+
+
+@pytest.mark.parametrize("other", ["tasks.source={}", "tasks.held_out={}"])
+def test_a_run_may_be_measured_on_other_tasks(tmp_path: Path, other: str) -> None:
+    run = a_run(tmp_path / "run", tasks={"source": str(write_tasks(tmp_path / "tasks.jsonl"))})
+    (run / "model" / "config.json").write_text("{}")
+    named = other.format(tmp_path / "none.jsonl")
+    with pytest.raises(SettingsError, match=r"none\.jsonl"):
+        main(arguments(str(run), overrides=[named]))
 
 
 @pytest.mark.parametrize(

@@ -26,15 +26,15 @@ def whole() -> Result:
     student = WhoFigures(
         all=group(0.5, tasks=30, unjudged=3),
         mean_of_domains=group(0.6, tasks=30, unjudged=3),
-        domains={"sciknoweval:chemistry": group(0.4, tasks=20), "sciknoweval:physics": group(0.8, tasks=10)},
+        domains={"sciknoweval-chemistry": group(0.4, tasks=20), "sciknoweval-physics": group(0.8, tasks=10)},
         unjudged={"infra": 2, "data": 0, "abstained": 1},
     )
     teacher = WhoFigures(
         all=group(0.7, tasks=30, k=False, informed=0.5),
         mean_of_domains=group(0.75, tasks=30, k=False, informed=0.5),
         domains={
-            "sciknoweval:chemistry": group(0.65, tasks=20, k=False, informed=0.6),
-            "sciknoweval:physics": group(0.85, tasks=10, k=False, informed=0.3),
+            "sciknoweval-chemistry": group(0.65, tasks=20, k=False, informed=0.6),
+            "sciknoweval-physics": group(0.85, tasks=10, k=False, informed=0.3),
         },
         unjudged={"infra": 0, "data": 0, "abstained": 0},
     )
@@ -75,11 +75,11 @@ demo-1a2b3c, version 80 on 30 held-out tasks of sciknoweval, T 0.6, top-p 0.95, 
 ┏━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━┳━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━┓
 ┃ domain                ┃ policy  ┃ tasks ┃             avg@4 ┃ pass@4 ┃ informed ┃ truncated ┃ tokens ┃ unjudged ┃
 ┡━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━╇━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━┩
-│ sciknoweval:chemistry │ student │    20 │ 40.0 [35.0, 45.0] │   50.0 │          │         3 │    812 │        0 │
-│ sciknoweval:chemistry │ teacher │    20 │ 65.0 [60.0, 70.0] │        │       60 │         3 │    812 │        0 │
+│ sciknoweval-chemistry │ student │    20 │ 40.0 [35.0, 45.0] │   50.0 │          │         3 │    812 │        0 │
+│ sciknoweval-chemistry │ teacher │    20 │ 65.0 [60.0, 70.0] │        │       60 │         3 │    812 │        0 │
 ├───────────────────────┼─────────┼───────┼───────────────────┼────────┼──────────┼───────────┼────────┼──────────┤
-│ sciknoweval:physics   │ student │    10 │ 80.0 [75.0, 85.0] │   90.0 │          │         3 │    812 │        0 │
-│ sciknoweval:physics   │ teacher │    10 │ 85.0 [80.0, 90.0] │        │       30 │         3 │    812 │        0 │
+│ sciknoweval-physics   │ student │    10 │ 80.0 [75.0, 85.0] │   90.0 │          │         3 │    812 │        0 │
+│ sciknoweval-physics   │ teacher │    10 │ 85.0 [80.0, 90.0] │        │       30 │         3 │    812 │        0 │
 ├───────────────────────┼─────────┼───────┼───────────────────┼────────┼──────────┼───────────┼────────┼──────────┤
 │ mean of domains       │ student │    30 │ 60.0 [55.0, 65.0] │   70.0 │          │         3 │    812 │        3 │
 │ mean of domains       │ teacher │    30 │ 75.0 [70.0, 80.0] │        │       50 │         3 │    812 │        0 │

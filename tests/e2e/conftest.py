@@ -8,17 +8,20 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from vpd_run import HEADERS, KEY, Start, starting
 
-TASK = {
-    "id": "add",
-    "kind": "code.functional",
-    "messages": [{"role": "user", "content": "Write solve(x) that returns x + 1."}],
-    "reference": {"fn_name": "solve", "tests": [{"input": "1", "output": "2"}]},
-}
+
+def task(number: int) -> dict[str, Any]:
+    return {
+        "id": f"add-{number}",
+        "kind": "code.functional",
+        "messages": [{"role": "user", "content": f"Write solve(x) that returns x + {number}."}],
+        "reference": {"fn_name": "solve", "tests": [{"input": "1", "output": str(number + 1)}]},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def readme_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     """Makes the README's runs short and puts them into a directory of the test's own."""
     directory = tmp_path_factory.mktemp("readme")
     tasks = directory / "my_tasks.jsonl"
-    tasks.write_text("".join(json.dumps(TASK | {"id": f"add-{i}"}) + "\n" for i in range(40)))
+    tasks.write_text("".join(json.dumps(task(i)) + "\n" for i in range(40)))
     return {k: v for k, v in os.environ.items() if not k.startswith("VPD_")} | {
         "VPD_API_KEY": KEY,
         "VPD_RUN__DIR": str(directory),

@@ -33,7 +33,7 @@ def test_every_rollout_is_asked_for_once_in_requests_of_bounded_size_a_few_at_a_
     assert made.rollouts.keys() == made.verdicts.keys() == set(wanted(tasks(30), ["student"], samples=samples))
     assert max(len(questions) * n for questions, n, _ in policy.requests) == largest
     assert sum(len(questions) * n for questions, n, _ in policy.requests) == 30 * samples
-    assert policy.most_at_once == trainer.evaluate._BATCHES_AT_ONCE
+    assert policy.most_at_once == trainer.evaluate._BATCHES_AT_ONCE["transformers"]
     assert len({one.text for one in made.rollouts.values()}) == 30 * samples, "two requests drew alike"
 
 
@@ -163,7 +163,7 @@ def test_stopped_at_any_request_it_goes_on_with_what_it_lacks_and_ends_the_same(
         assert attempts.rollouts == whole.rollouts
         assert {k: v.success for k, v in attempts.verdicts.items()} == {k: v.success for k, v in whole.verdicts.items()}
     twice = Counter(s.seed for policy in (stopped, going_on) for _, _, s in policy.requests)
-    assert sum(number - 1 for number in twice.values()) <= trainer.evaluate._BATCHES_AT_ONCE
+    assert sum(number - 1 for number in twice.values()) <= trainer.evaluate._BATCHES_AT_ONCE["transformers"]
 
 
 def test_greedy_rollouts_of_a_task_are_one() -> None:

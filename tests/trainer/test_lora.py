@@ -108,7 +108,7 @@ def test_only_the_adapter_is_trained_and_only_it_has_moments(new_lora: NewLoRA) 
     optimizer = tools(policy).optimizer
     with optimizer.gradient_step(0, {}, "m_step"):
         backward(policy)
-    assert len(optimizer.adamw.state) == len(policy.parameters()) == 28
+    assert len(optimizer.adamw.state) == len(optimizer.adamw.param_groups[0]["params"]) == 28
     assert all(torch.equal(dict(policy.network.named_parameters())[name], p) for name, p in base.items())
     assert not any(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 

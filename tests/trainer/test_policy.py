@@ -143,6 +143,22 @@ def test_bfloat16_computes_in_bfloat16_over_float32_weights(tiny_model_directory
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.3)
 
 
+@pytest.mark.parametrize("packs", [False, True])
+def test_bfloat16_gradients_are_float32_and_point_where_the_exact_ones_do(
+    tiny_model_directory: Path, packs: bool
+) -> None:
+    gradients = []
+    for dtype in ("float32", "bfloat16"):
+        model = ModelSettings(device="cpu", dtype=dtype, gradient_checkpointing=True)
+        policy = Policy(tiny_model_directory, model, LearnerSettings(), temperature=1.0)
+        policy.packs, policy.chunk_tokens = packs, 4
+        policy.token_logprobs(policy.score(ROWS)).sum().backward()
+        assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters())
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
+    assert torch.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99
+    assert not torch.equal(gradients[0], gradients[1])
+
+
 def test_the_context_is_the_number_of_positions(new_policy: NewPolicy) -> None:
     assert new_policy().max_context == 1024
 

@@ -11,45 +11,24 @@ they are not in its denominator either.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
-from shared.algorithm_settings import DistillSettings, GRPOTerm, PassSettings, WeightedGRPOTerm
+from shared.algorithm_settings import DistillSettings, GRPOTerm, PassSettings
 from trainer.algorithms.base import Metrics, Tools
+from trainer.algorithms.terms import Rated, Shape, Terms, TokenLoss, Tokens
 from trainer.algorithms.watch import Watch
 from trainer.batch import Batch, Row
-from trainer.objectives.divergence import forward_kl, jsd, reverse_kl, top_k_with_tail
-from trainer.objectives.policy_gradient import clipped_surrogate, group_advantages, outside_clip
-from trainer.scores import Scores, Sequences, over_chunks
+from trainer.objectives.divergence import Divergence, forward_kl, jsd, over_top_k, reverse_kl
+from trainer.objectives.logprobs import chosen_logprobs, chosen_slope, entropy
+from trainer.objectives.policy_gradient import group_advantages
+from trainer.scores import Scores, Sequences, loss_on_logits
 from trainer.teacher import Teacher
-
-Shape = Callable[[Tensor, Tensor, int], Tensor]
-"""(advantages, log q - log pi, training step) -> the advantage of each token; all [tokens]."""
-
-
-@dataclass(frozen=True)
-class Rated:
-    """A row, whether a teacher scores it, and its advantage among its siblings if it was judged with them."""
-
-    row: Row
-    informed: bool
-    advantage: float | None = None
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What the losses need of each response token, float32 [tokens]. Gradients flow through `log_pi` and `divergence`;
-    `log_q` is `log_pi` without gradients where there is no teacher, and `divergence` is then 0."""
-
-    log_pi: Tensor
-    log_q: Tensor
-    divergence: Tensor
-    entropy: Tensor
 
 
 class MStep:
@@ -125,13 +104,16 @@ class MStep:
         moving = [rated for rated in rows if self._moves(rated)]
         if not moving:
             return
-        losses = _Losses(self, rows, step, watch)
+        terms = Terms(self.distill, self.grpo, self.shape, rows, step, without_contrast=self.without_contrast)
         with self.optimizer.gradient_step(step, metrics, "m_step"):
             for part in ([r for r in moving if r.informed], [r for r in moving if not r.informed]):
                 for span, alone, informed in self._micro_batches(part):
                     student = self.policy.score(alone)
                     teacher = None if informed is None or self.teacher is None else self.teacher.score(informed)
-                    losses(student, self._tokens(student, teacher), part[span]).backward()
+                    token_loss = TokenLoss(terms, student, part[span])
+                    loss, tokens = self._loss(student, teacher, token_loss)
+                    loss.backward()
+                    token_loss.report(watch, tokens)
 
     def _informed(self, row: Row) -> bool:
         left_out = self.distill is not None and self.distill.outcomes == "failures" and row.success is True
@@ -151,24 +133,41 @@ class MStep:
         for span in self.policy.spans(alone, informed):
             yield span, alone[span], informed[span]
 
-    def _tokens(self, student: Scores, teacher: Scores | None) -> Tokens:
-        def chunk(part: slice) -> Tensor:
-            log_s = log_softmax(student.logits(part), -1)
-            chosen = student.ids[part, None]
-            log_pi = log_s.gather(-1, chosen)[:, 0]
-            entropy = torch.special.entr(log_s.detach().exp()).sum(-1)
-            log_q, divergence = log_pi.detach(), torch.zeros_like(log_pi)
-            if teacher is not None:
-                with torch.no_grad():  # its head may be the student's own
-                    log_t = log_softmax(teacher.logits(part), -1)
-                log_q = log_t.gather(-1, chosen)[:, 0]
-                if self.distill is not None:
-                    divergence = _divergence(log_s, log_t, self.distill)
-            return torch.stack([log_pi, log_q, divergence, entropy], -1)
+    def _loss(self, student: Scores, teacher: Scores | None, token_loss: TokenLoss) -> tuple[Tensor, Tokens]:
+        """The loss of a micro-batch, scalar, and what it was computed from.
 
-        columns = over_chunks(chunk, len(student.ids), self.policy.chunk_tokens)
-        log_pi, log_q, divergence, entropy = columns.unbind(-1)
-        return Tokens(log_pi, log_q.detach(), divergence, entropy.detach())
+        The terms are written on log pi and D of each token, and autograd takes their slope on these two; closed forms
+        take it on to the logits.
+        """
+        seen: dict[int, Tokens] = {}
+
+        def on_logits(part: slice, logits: Tensor, taught: Tensor | None) -> tuple[Tensor, Tensor]:
+            log_p = logits.log_softmax(-1)
+            log_q = None if taught is None else taught.log_softmax(-1)
+            tokens, slope = self._tokens(log_p, log_q, student.ids[part])
+            seen[part.start] = tokens
+            with torch.enable_grad():
+                leaves = tokens.log_pi.clone().requires_grad_(), tokens.divergence.clone().requires_grad_()
+                loss = token_loss(part, replace(tokens, log_pi=leaves[0], divergence=leaves[1])).sum()
+                by_log_pi, by_divergence = torch.autograd.grad(loss, leaves, allow_unused=True)
+            if slope is not None and by_divergence is not None:
+                slope.mul_(by_divergence[:, None])
+            if by_log_pi is not None:
+                by_choice = chosen_slope(log_p.exp(), student.ids[part], by_log_pi)
+                slope = by_choice if slope is None else slope.add_(by_choice)
+            return loss.detach(), torch.zeros_like(logits) if slope is None else slope
+
+        loss = loss_on_logits(student, teacher, on_logits)
+        return loss, Tokens.joined(seen.values())
+
+    def _tokens(self, log_p: Tensor, log_q: Tensor | None, ids: Tensor) -> tuple[Tokens, Tensor | None]:
+        """What the terms need, of log-probabilities [tokens, vocabulary], and D's slope on the logits if there is D."""
+        log_pi = chosen_logprobs(log_p, ids)
+        of_teacher = log_pi if log_q is None else chosen_logprobs(log_q, ids)
+        if log_q is None or self.distill is None:
+            return Tokens(log_pi, of_teacher, torch.zeros_like(log_pi), entropy(log_p)), None
+        divergence, slope = _divergence(log_p, log_q, self.distill)
+        return Tokens(log_pi, of_teacher, divergence, entropy(log_p)), slope
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.teacher is None else {"teacher": self.teacher.state_dict()}
@@ -178,72 +177,14 @@ class MStep:
             self.teacher.load_state_dict(state["teacher"])
 
 
-class _Losses:
-    """The terms of one optimizer step, each over the denominator of all its rows."""
-
-    def __init__(self, m_step: MStep, rows: Sequence[Rated], step: int, watch: Watch) -> None:
-        self.distill, self.grpo, self.shape = m_step.distill, m_step.grpo, m_step.shape
-        self.step = step
-        self.watch = watch
-        self.device = m_step.policy.device
-        self.grpo_tokens = sum(len(r.row.response_ids) for r in rows if r.advantage is not None)
-        if m_step.without_contrast:
-            self.grpo_tokens = sum(len(r.row.response_ids) for r in rows)
-        counted = self.distill is not None and self.distill.masked_rows == "counted"
-        distilled = [r.row for r in rows if counted or r.informed]
-        self.distill_tokens = sum(len(row.response_ids) for row in distilled)
-        self.distill_rows = len(distilled)
-
-    def __call__(self, scores: Scores, tokens: Tokens, rows: Sequence[Rated]) -> Tensor:
-        """Scalar: the loss of these rows, whose tokens are concatenated."""
-        sampled = self._tensor([lp for r in rows for lp in r.row.sampler_logprobs])
-        self.watch.tokens(scores, tokens.log_pi, tokens.entropy, sampled)
-        loss = tokens.log_pi.new_zeros(())
-        if self.distill is not None and rows[0].informed:
-            loss = loss + self._distillation(self.distill, scores, tokens, sampled)
-        if rows[0].informed:
-            self.watch.lift(scores, tokens.log_q - tokens.log_pi.detach(), [r.row.success for r in rows])
-        if self.grpo is not None:
-            loss = loss + self._policy_gradient(self.grpo, scores, tokens, sampled, rows)
-        return loss
-
-    def _tensor(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self.device)
-
-    def _distillation(self, settings: DistillSettings, scores: Scores, tokens: Tokens, sampled: Tensor) -> Tensor:
-        weight = (tokens.log_pi.detach() - sampled).exp()
-        weight = (
-            torch.ones_like(weight) if settings.importance_cap is None else weight.clamp(max=settings.importance_cap)
-        )
-        self.watch.divergence(scores, tokens.divergence.detach(), weight, settings.importance_cap)
-        return settings.weight * (weight * tokens.divergence * self._share(settings, scores)).sum()
-
-    def _share(self, settings: DistillSettings, scores: Scores) -> Tensor | float:
-        """1 / denominator for each token: all tokens of the step, or the row's length times the rows of the step."""
-        if settings.aggregation == "token_mean":
-            return 1.0 / self.distill_tokens
-        lengths = scores.per_row(torch.ones_like(scores.row, dtype=torch.float32))
-        return 1.0 / (lengths[scores.row] * self.distill_rows)
-
-    def _policy_gradient(
-        self, settings: GRPOTerm, scores: Scores, tokens: Tokens, sampled: Tensor, rows: Sequence[Rated]
-    ) -> Tensor:
-        advantages = self._tensor([r.advantage or 0.0 for r in rows])[scores.row]
-        if self.shape is not None:
-            advantages = self.shape(advantages, tokens.log_q - tokens.log_pi.detach(), self.step)
-        clips = {"clip_low": settings.clip_low, "clip_high": settings.clip_high}
-        self.watch.clipped(outside_clip(tokens.log_pi.detach(), sampled, advantages, **clips))
-        weight = settings.weight if isinstance(settings, WeightedGRPOTerm) else 1.0
-        return weight * clipped_surrogate(tokens.log_pi, sampled, advantages, **clips).sum() / self.grpo_tokens
-
-
-def _divergence(student: Tensor, teacher: Tensor, settings: DistillSettings) -> Tensor:
-    """D at each token, [tokens], of log-probabilities [tokens, vocabulary]."""
-    if settings.top_k is not None:
-        student, teacher = top_k_with_tail(student, teacher, settings.top_k)
+def _divergence(log_p: Tensor, log_q: Tensor, settings: DistillSettings) -> tuple[Tensor, Tensor]:
+    """D at each token and its slope on the student's logits, of log-probabilities [tokens, vocabulary]."""
+    divergence: Divergence = reverse_kl if settings.divergence == "reverse_kl" else forward_kl
     if settings.divergence == "jsd":
-        return jsd(student, teacher, settings.jsd_alpha)
-    return reverse_kl(student, teacher) if settings.divergence == "reverse_kl" else forward_kl(student, teacher)
+        divergence = partial(jsd, alpha=settings.jsd_alpha)
+    if settings.top_k is not None:
+        return over_top_k(divergence, log_p, log_q, settings.top_k)
+    return divergence(log_p, log_q)
 
 
 def _parts(rows: Sequence[Rated], count: int) -> Iterator[Sequence[Rated]]:

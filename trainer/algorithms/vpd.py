@@ -86,7 +86,7 @@ class VPD(Algorithm):
     def _log_q(self, sequences: Sequences) -> Tensor:
         """log q(y|x,C) of whole responses, [rows]."""
         scores = self.q.score(sequences)
-        return scores.per_row(self.q.token_logprobs(scores))
+        return scores.per_row(scores.logprobs())
 
     @property
     def wants_teacher_accuracy(self) -> bool:
@@ -99,7 +99,7 @@ class VPD(Algorithm):
         return {
             "m_step": self.m_step.state_dict(),
             "e_optimizer": self.e_optimizer.state_dict() if self.e.optimizer == "own" else None,
-            "prior": self.prior.network.state_dict() if self.e.prior == "fixed" else None,
+            "prior": self.prior.state_dict() if self.e.prior == "fixed" else None,
             "delta": self.delta.state_dict(),
             "buffer": self.buffer.state_dict(),
             "gate": self.gate.state_dict(),
@@ -110,7 +110,7 @@ class VPD(Algorithm):
         if self.e.optimizer == "own":
             self.e_optimizer.load_state_dict(state["e_optimizer"])
         if self.e.prior == "fixed":
-            self.prior.network.load_state_dict(state["prior"])
+            self.prior.load_state_dict(state["prior"])
         self.delta.load_state_dict(state["delta"])
         self.buffer.load_state_dict(state["buffer"])
         self.gate.load_state_dict(state["gate"])

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from shared.protocol import Task
 from trainer.evaluation.attempts import Attempts, Key, Who
 
+_MOST_DOMAINS = 16
+
 
 @dataclass(frozen=True)
 class TaskCount:
@@ -29,10 +31,11 @@ class TaskCount:
 def count(tasks: Sequence[Task], attempts: Attempts, who: Who, *, samples: int) -> list[TaskCount]:
     """One for each task, in order; `samples` rollouts of each were wanted."""
     counts = []
+    of_task = domains(tasks)
     for task in tasks:
         keys = [Key(who, task.id, sample) for sample in range(samples)]
         known = [v.success for key in keys if (v := attempts.verdicts.get(key)) is not None and v.success is not None]
-        counts.append(TaskCount(task.id, domain(task), len(known), sum(known), samples - len(known)))
+        counts.append(TaskCount(task.id, of_task[task.id], len(known), sum(known), samples - len(known)))
     return counts
 
 
@@ -47,6 +50,13 @@ def accuracy(counts: Sequence[TaskCount]) -> float | None:
     return math.fsum(shares) / len(shares) if shares else None
 
 
-def domain(task: Task) -> str:
-    """What stands before the last colon of the task's id (`sciknoweval:chemistry:12`); without one, its kind."""
-    return task.id.rpartition(":")[0] or task.kind
+def domains(tasks: Sequence[Task]) -> dict[str, str]:
+    """By task id: what stands before the last hyphen of it (`sciknoweval-chemistry-1f0c`), or the task's kind.
+
+    It is the kind where ids have no hyphen, or their beginnings would make more than `_MOST_DOMAINS` domains.
+    """
+    beginnings = {task.id: task.id.rpartition("-")[0] for task in tasks}
+    distinct = set(beginnings.values())
+    if "" in distinct or len(distinct) > _MOST_DOMAINS:
+        return {task.id: task.kind for task in tasks}
+    return beginnings

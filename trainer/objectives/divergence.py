@@ -1,63 +1,70 @@
-"""Divergences between the student's and the teacher's next-token distributions (ALGORITHM section 3).
+"""Divergences between the student's and the teacher's next-token distributions, in closed form (ALGORITHM section 3).
 
-All take logits [tokens, vocabulary] and return one value a token, in nats. Gradients flow through the student alone;
-the teacher is detached here, so that no caller can forget it.
+All take log-probabilities [tokens, vocabulary] and return one value a token [tokens], in nats, and its slope: the
+gradient on the student's logits [tokens, vocabulary]. The teacher has none. No autograd graph is needed or made.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+
+Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(student's, teacher's log-probabilities) -> (values, slopes)."""
 
 
-def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(student || teacher), [tokens]: the divergence of the paper's M-step."""
-    return _kl(log_softmax(student_logits, -1), log_softmax(teacher_logits.detach(), -1))
+def reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(student || teacher), the divergence of the paper's M-step; slope p (d - KL) with d = log p - log q."""
+    p, d = log_p.exp(), _difference(log_p, log_q)
+    value = (p * d).sum(-1)
+    return value, d.sub_(value[:, None]).mul_(p)
 
 
-def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(teacher || student), [tokens]."""
-    return _kl(log_softmax(teacher_logits.detach(), -1), log_softmax(student_logits, -1))
+def forward_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student); slope p - q."""
+    p, q = log_p.exp(), log_q.exp()
+    value = _difference(log_q, log_p).mul_(q).sum(-1)
+    return value, p.sub_(q)
 
 
-def jsd(student_logits: Tensor, teacher_logits: Tensor, alpha: float) -> Tensor:
-    """(1 - alpha) KL(S || M) + alpha KL(T || M) with M = (1 - alpha) S + alpha T, [tokens] (SDPO's form)."""
-    log_s = log_softmax(student_logits, -1)
-    log_t = log_softmax(teacher_logits.detach(), -1)
-    # A token that both rule out would make the mixture's gradient NaN: infinity minus infinity.
-    lowest = torch.finfo(log_s.dtype).min
-    parts = (log_s + math.log(1 - alpha), log_t + math.log(alpha))
-    log_m = torch.logaddexp(parts[0].clamp(min=lowest), parts[1].clamp(min=lowest))
-    return (1 - alpha) * _kl(log_s, log_m) + alpha * _kl(log_t, log_m)
+def jsd(log_p: Tensor, log_q: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """(1 - alpha) KL(p || m) + alpha KL(q || m) with m = (1 - alpha) p + alpha q (SDPO's form).
 
-
-def top_k_with_tail(student_logits: Tensor, teacher_logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Reduce both to the student's k likeliest tokens and one bucket for the rest: log-probabilities [tokens, k + 1].
-
-    Each is normalised over the whole vocabulary first. The results are valid logits for the functions above. With k at
-    or above the vocabulary's size nothing is reduced.
+    Slope p (g - sum p g) with g = (1 - alpha) (log p - log m): what moves m cancels.
     """
-    log_s, log_t = log_softmax(student_logits, -1), log_softmax(teacher_logits, -1)
-    if k >= log_s.shape[-1]:
-        return log_s, log_t
-    support = log_s.detach().topk(k, dim=-1).indices
-    return _with_tail(log_s, support), _with_tail(log_t, support)
+    log_m = torch.logaddexp(log_p + math.log(1 - alpha), log_q + math.log(alpha))
+    p, g = log_p.exp(), _difference(log_p, log_m).mul_(1 - alpha)
+    of_student = (p * g).sum(-1)
+    of_teacher = alpha * _difference(log_q, log_m).mul_(log_q.exp()).sum(-1)
+    return of_student + of_teacher, g.sub_(of_student[:, None]).mul_(p)
 
 
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """sum p (log p - log q); where p is 0 the term is 0, also if a logit is -inf."""
-    # Masked before the product: infinity times 0 would make the gradient NaN.
-    difference = (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)
-    return (log_p.exp() * difference).sum(-1)
+def over_top_k(divergence: Divergence, log_p: Tensor, log_q: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`divergence` over the student's k likeliest tokens and one bucket for the rest.
+
+    Both distributions are normalised over the whole vocabulary first. With k at or above the vocabulary's size nothing
+    is merged.
+    """
+    if k >= log_p.shape[-1]:
+        return divergence(log_p, log_q)
+    support = log_p.topk(k, dim=-1).indices
+    buckets = _with_tail(log_p, support)
+    value, slope = divergence(buckets, _with_tail(log_q, support))
+    # A bucket's log-probability moves with token i's logit by [i is in it] p_i / P - p_i; the slopes sum to 0.
+    share = (log_p - buckets[:, -1:]).nan_to_num_(nan=-math.inf, posinf=math.inf, neginf=-math.inf).exp_()
+    return value, share.mul_(slope[:, -1:]).scatter_(-1, support, slope[:, :-1])
+
+
+def _difference(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """log p - log q where the student or teacher whose mean is taken, p, has any mass; 0 elsewhere."""
+    # Infinity times a probability of 0 would be NaN.
+    return (log_p - log_q).nan_to_num_(nan=0.0, posinf=math.inf, neginf=0.0)
 
 
 def _with_tail(log_p: Tensor, support: Tensor) -> Tensor:
     # Summed over the rest, not taken as 1 minus the head: the difference loses all digits where the head is near 1.
-    # The lowest number stands for the head, not -inf: over -inf alone the sum's gradient would be NaN.
-    lowest = torch.finfo(log_p.dtype).min
-    tail = log_p.scatter(-1, support, lowest).logsumexp(-1, keepdim=True)
-    tail = tail.masked_fill(tail <= lowest / 2, float("-inf"))
-    return torch.cat([log_p.gather(-1, support), tail], dim=-1)
+    rest = log_p.scatter(-1, support, -math.inf)
+    return torch.cat([log_p.gather(-1, support), rest.logsumexp(-1, keepdim=True)], dim=-1)

@@ -38,7 +38,7 @@ OVER_LIMIT = "more than tasks.limit"
 
 @dataclass
 class Reading:
-    """What became of the rows of one split: `rows` = questions + left out + mistakes."""
+    """What became of the rows of one split."""
 
     name: str
     rows: int = 0
@@ -51,6 +51,11 @@ class Reading:
         if len(kept) < len(questions):
             self.left_out[reason] += len(questions) - len(kept)
         return kept
+
+    @property
+    def tasks(self) -> int:
+        """Rows that are tasks, in training or held out: all that are neither left out nor wrong."""
+        return self.rows - self.left_out.total() - len(self.mistakes)
 
     @property
     def tests_left_out(self) -> int:
@@ -102,8 +107,10 @@ def _open(source: str, setting: str) -> tuple[dict[str, Callable[[], Rows]], Rea
 def _one_of(splits: Iterable[str], wanted: tuple[str, ...], source: str, setting: str) -> str:
     names = list(splits)
     found = names[0] if len(names) == 1 else next((name for name in wanted if name in names), None)
-    if found is None:
-        raise SettingsError(f"{setting}: {source} has the splits {', '.join(names)}; name one, as {source}@{names[0]}.")
+    if found is None or (len(names) > 1 and "" in names):
+        there = ", ".join(filter(None, names))
+        others = " and files of no split" if "" in names else ""
+        raise SettingsError(f"{setting}: {source} has the splits {there}{others}; name one, as {source}@{max(names)}.")
     return found
 
 
@@ -134,7 +141,12 @@ def _read(name: str, rows: Rows, read: Read, settings: TaskSettings) -> Reading:
 def _question(row: Row | DataError, read: Read, settings: TaskSettings) -> Question | LeftOut:
     if isinstance(row, DataError):
         raise row
-    return read(row, settings)
+    question = read(row, settings)
+    limit = settings.max_prompt_chars
+    if isinstance(question, Question) and limit is not None:
+        longest = max(sum(len(m.content) for m in task.messages) for task in (question.training, question.held_out))
+        return LeftOut("a prompt over tasks.max_prompt_chars") if longest > limit else question
+    return question
 
 
 def _refuse_known(row: Row, id: str, places: dict[str, str]) -> None:

@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.inference.local_model import _read_tensors
+from services.inference.local_model import LocalModel, _read_tensors
+from shared.errors import SettingsError
+from shared.settings import ModelSettings
+from tests.tiny_model import make_tiny_model
 
 TENSORS = {
     "bfloat16": torch.randn(3, 5, generator=torch.Generator().manual_seed(1)).bfloat16(),
@@ -56,3 +59,16 @@ def test_reading_again_and_again_holds_no_more_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     # Two integers a tensor would be 280,000 bytes.
     assert grown < 50_000
+
+
+def test_a_model_that_does_not_say_how_many_positions_it_has_needs_the_setting(tmp_path: Path) -> None:
+    """A state-space model has none."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    directory = make_tiny_model(tmp_path)
+    MambaForCausalLM(MambaConfig(vocab_size=261, hidden_size=16, num_hidden_layers=1)).save_pretrained(directory)
+    settings = ModelSettings(path=str(directory), device="cpu")
+    with pytest.raises(SettingsError, match=r"no max_position_embeddings .* set inference\.max_context") as caught:
+        LocalModel(settings, max_batch_rows=1)
+    assert "\n" not in str(caught.value)
+    assert LocalModel(settings, max_batch_rows=1, max_context=50).info.max_context == 50

@@ -13,7 +13,7 @@ from shared.errors import DataError, InfrastructureError
 from shared.protocol import Feedback, FeedbackFailure, SourceInfo
 from trainer.evaluation.attempts import AttemptsFile, Key, Verdict, Written
 
-KEY = Key("student", "math500:1", 0)
+KEY = Key("student", "math500-1", 0)
 ROLLOUT = Written(**KEY._asdict(), text="é 42", finish_reason="stop", tokens=3)
 SAID = Feedback(
     trajectory_id="t", feedback_id="f", status="ok", success=True, text="Right.", source=SourceInfo(name="judge")

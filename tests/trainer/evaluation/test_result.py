@@ -11,14 +11,14 @@ import pytest
 from shared.errors import DataError, SettingsError
 from shared.protocol import FeedbackFailure, Message, Task
 from trainer.evaluation.attempts import Attempts, Key, Verdict, Written
-from trainer.evaluation.counts import domain
+from trainer.evaluation.counts import domains
 from trainer.evaluation.identity import Identity, differences, digest
 from trainer.evaluation.result import Result, as_json, compare, make_result, read_result
 
 INFRA = FeedbackFailure(class_="infra", message="away")
 TASKS = [
     Task(id=name, kind="choice", messages=[Message(role="user", content="?")])
-    for name in ("sciknoweval:chemistry:1", "sciknoweval:chemistry:2", "sciknoweval:physics:1")
+    for name in ("sciknoweval-chemistry-1", "sciknoweval-chemistry-2", "sciknoweval-physics-1")
 ]
 
 
@@ -78,14 +78,14 @@ def test_every_figure_of_a_result_is_in_its_document() -> None:
     }
     assert document["student"]["all"]["pass_at"]["2"]["value"] == pytest.approx(2 / 3)
     by_domain = {name: group["avg"]["value"] for name, group in document["student"]["domains"].items()}
-    assert by_domain == {"sciknoweval:chemistry": 0.25, "sciknoweval:physics": 1.0}
+    assert by_domain == {"sciknoweval-chemistry": 0.25, "sciknoweval-physics": 1.0}
     assert document["student"]["mean_of_domains"]["avg"]["value"] == pytest.approx(0.625)
     assert document["teacher"]["all"]["avg"]["value"] == pytest.approx(5 / 6)
     assert document["teacher"]["all"]["informed"] == 0.5 and document["teacher"]["all"]["pass_at"] == {}
     assert document["teacher_gain"]["value"] == pytest.approx(1 / 3)
     assert document["student"]["unjudged"] == {"infra": 0, "data": 0, "abstained": 0}
-    assert document["counts"]["student"]["sciknoweval:chemistry:1"] == {
-        "domain": "sciknoweval:chemistry",
+    assert document["counts"]["student"]["sciknoweval-chemistry-1"] == {
+        "domain": "sciknoweval-chemistry",
         "judged": 2,
         "succeeded": 1,
     }
@@ -139,7 +139,7 @@ def test_a_comparison_pairs_tasks_and_so_sees_what_both_intervals_hide() -> None
     found = compare(one, other)
     assert found.student is not None and found.student.low is not None and found.student.high is not None
     assert (found.student.value, found.student.low, found.student.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert found.domains.keys() == {"sciknoweval:chemistry", "sciknoweval:physics"} and found.teacher is None
+    assert found.domains.keys() == {"sciknoweval-chemistry", "sciknoweval-physics"} and found.teacher is None
     assert one.student.all.avg is not None and other.student.all.avg is not None
     assert other.student.all.avg.low is not None and one.student.all.avg.high is not None
     assert other.student.all.avg.low < one.student.all.avg.high
@@ -157,10 +157,17 @@ def test_results_of_other_tasks_cannot_be_compared() -> None:
         compare(made, made.model_copy(update={"counts": renamed}))
 
 
-def test_the_domain_of_a_task_is_in_its_id_or_else_its_kind() -> None:
-    ids = ("sciknoweval:chemistry:12", "math500:3", "renamed_library-0-shift3.append4")
-    kinds = [domain(Task(id=one, kind="math", messages=[Message(role="user", content="?")])) for one in ids]
-    assert kinds == ["sciknoweval:chemistry", "math500", "math"]
+def test_the_domain_of_a_task_is_the_beginning_of_its_id_where_that_makes_a_few() -> None:
+    def found(*ids: str) -> set[str]:
+        return set(domains([Task(id=i, kind="math", messages=TASKS[0].messages) for i in ids]).values())
+
+    assert found("sciknoweval-chemistry-1f0c", "sciknoweval-physics-03aa") == {
+        "sciknoweval-chemistry",
+        "sciknoweval-physics",
+    }
+    assert found("math500-1f0c", "aime24-1f0c", "aime24-03aa") == {"math500", "aime24"}
+    assert found("t1", "aime24-1f0c") == {"math"}
+    assert found(*(f"{number:04x}-4b1d" for number in range(17))) == {"math"}
 
 
 def test_an_identity_that_differs_says_in_what() -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from differentiable import forward_kl, jsd, objective, reverse_kl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.objectives.divergence import forward_kl, jsd, reverse_kl, top_k_with_tail
-from trainer.scores import over_chunks
+from trainer.objectives import divergence as closed
 
 Array = np.ndarray
 
@@ -83,7 +83,9 @@ def test_jsd_and_its_gradient_are_the_closed_forms(case: tuple[Array, Array, flo
 
 @given(logits_pair(), st.integers(1, 14))
 @settings(deadline=None)
-def test_top_k_with_tail_equals_a_dense_merge_of_the_rest(case: tuple[Array, Array, float], k: int) -> None:
+def test_the_divergence_over_the_top_k_is_that_of_a_dense_merge_of_the_rest(
+    case: tuple[Array, Array, float], k: int
+) -> None:
     s, t, _ = case
     p, q = distribution(s), distribution(t)
     expected = []
@@ -92,38 +94,33 @@ def test_top_k_with_tail_equals_a_dense_merge_of_the_rest(case: tuple[Array, Arr
         rest = np.setdiff1d(np.arange(len(row_p)), head)
         merged = [np.append(r[head], r[rest].sum()) if len(rest) else r[head] for r in (row_p, row_q)]
         expected.append(merged)
-    log_p, log_q = top_k_with_tail(torch.tensor(s), torch.tensor(t), k)
-    for row, (merged_p, merged_q) in enumerate(expected):
-        # Where nothing is reduced the order is the vocabulary's.
-        np.testing.assert_allclose(np.sort(log_p[row].exp()), np.sort(merged_p), atol=2e-7)
-        np.testing.assert_allclose(np.sort(log_q[row].exp()), np.sort(merged_q), atol=2e-7)
-        reduced = reverse_kl(log_p[row : row + 1], log_q[row : row + 1])
-        np.testing.assert_allclose(reduced.item(), kl(merged_p, merged_q), rtol=1e-4, atol=5e-6)
+    value = objective(closed.reverse_kl, k)(torch.tensor(s), torch.tensor(t))
+    np.testing.assert_allclose(value, [kl(merged_p, merged_q) for merged_p, merged_q in expected], rtol=1e-7, atol=1e-9)
 
 
 @given(logits_pair(), st.integers(1, 10))
 @settings(deadline=None)
 def test_merging_tokens_never_raises_the_divergence(case: tuple[Array, Array, float], k: int) -> None:
     s, t = torch.tensor(case[0]), torch.tensor(case[1])
-    assert (reverse_kl(*top_k_with_tail(s, t, k)) <= reverse_kl(s, t) + 1e-5).all()
+    assert (objective(closed.reverse_kl, k)(s, t) <= reverse_kl(s, t) + 1e-5).all()
 
 
 @pytest.mark.parametrize("k", [7, 8, 1000])
 def test_k_at_or_above_the_vocabulary_is_the_full_divergence(k: int) -> None:
     generator = torch.Generator().manual_seed(1)
     s, t = (torch.randn(4, 7, generator=generator) for _ in range(2))
-    torch.testing.assert_close(reverse_kl(*top_k_with_tail(s, t, k)), reverse_kl(s, t))
+    torch.testing.assert_close(objective(closed.reverse_kl, k)(s, t), reverse_kl(s, t))
 
 
 def test_the_gradient_of_a_merged_divergence_is_its_numerical_derivative() -> None:
     generator = torch.Generator().manual_seed(2)
     s, t = (torch.randn(3, 9, generator=generator, dtype=torch.float64) for _ in range(2))
     s.requires_grad_(True)
-    for divergence in (reverse_kl, forward_kl):
-        assert torch.autograd.gradcheck(lambda x, d=divergence: d(*top_k_with_tail(x, t, 4)), (s,))
+    for divergence in (closed.reverse_kl, closed.forward_kl):
+        assert torch.autograd.gradcheck(lambda x, d=divergence: objective(d, 4)(x, t), (s,))
 
 
-DIVERGENCES = [reverse_kl, forward_kl, lambda s, t: jsd(s, t, 0.5), lambda s, t: reverse_kl(*top_k_with_tail(s, t, 2))]
+DIVERGENCES = [reverse_kl, forward_kl, lambda s, t: jsd(s, t, 0.5), objective(closed.reverse_kl, 2)]
 
 
 @pytest.mark.parametrize("index", range(len(DIVERGENCES)))
@@ -164,35 +161,3 @@ def test_equal_distributions_have_no_divergence_and_no_gradient(index: int) -> N
     assert s.grad is not None
     torch.testing.assert_close(value, torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(s.grad, torch.zeros(3, 6), atol=1e-5, rtol=0)
-
-
-@given(st.integers(1, 23), st.integers(1, 8))
-@settings(deadline=None, max_examples=40)
-def test_chunks_change_neither_value_nor_gradient(tokens: int, chunk: int) -> None:
-    generator = torch.Generator().manual_seed(tokens)
-    hidden, teacher = (torch.randn(tokens, 4, generator=generator, dtype=torch.float64) for _ in range(2))
-    head = torch.randn(4, 11, generator=generator, dtype=torch.float64)
-    gradients = []
-    values = []
-    for size in (tokens, chunk):
-        h, w = hidden.clone().requires_grad_(True), head.clone().requires_grad_(True)
-        value = over_chunks(lambda part, h=h, w=w: reverse_kl(h[part] @ w, teacher[part] @ w), tokens, size)
-        (value * torch.linspace(0, 1, tokens)).sum().backward()
-        values.append(value.detach())
-        gradients.append((h.grad, w.grad))
-    torch.testing.assert_close(values[1], values[0])
-    torch.testing.assert_close(gradients[1], gradients[0])
-
-
-def test_a_chunked_backward_pass_makes_no_logits_longer_than_a_chunk() -> None:
-    hidden, head = torch.randn(50, 4, requires_grad=True), torch.randn(4, 30)
-    widths = []
-
-    def chunk(part: slice) -> Tensor:
-        logits = hidden[part] @ head
-        widths.append(len(logits))
-        return reverse_kl(logits, torch.zeros_like(logits))
-
-    over_chunks(chunk, 50, 8).sum().backward()
-    assert max(widths) == 8
-    assert sum(widths) == 2 * 50  # forward, and once more in the backward pass

@@ -10,11 +10,11 @@ import itertools
 
 import numpy as np
 import torch
+from differentiable import reverse_kl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.objectives.bco import RewardShift, bco_loss, class_weights, implicit_reward
-from trainer.objectives.divergence import reverse_kl
 
 World = tuple[np.ndarray, np.ndarray, float]
 

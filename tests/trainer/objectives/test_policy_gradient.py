@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from differentiable import reverse_kl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.objectives.divergence import reverse_kl
 from trainer.objectives.policy_gradient import (
     clipped_surrogate,
     group_advantages,

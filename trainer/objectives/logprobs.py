@@ -1,0 +1,24 @@
+"""What is read off next-token log-probabilities [tokens, vocabulary], and its slope on the logits in closed form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def chosen_logprobs(log_p: Tensor, ids: Tensor) -> Tensor:
+    """log pi(y), [tokens], of the sampled tokens y: `ids` int64 [tokens]."""
+    return log_p.gather(-1, ids[:, None])[:, 0]
+
+
+def chosen_slope(p: Tensor, ids: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of sum scale log pi(y) on the logits, scale (onehot(y) - p), [tokens, vocabulary].
+
+    `p` [tokens, vocabulary], probabilities; `scale` [tokens].
+    """
+    return (p * -scale[:, None]).scatter_add_(-1, ids[:, None], scale[:, None])
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """-sum p log p in nats, [tokens]; a token of probability 0 adds nothing."""
+    return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
