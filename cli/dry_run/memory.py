@@ -15,8 +15,10 @@ from shared.settings import Settings
 
 GIB = 2**30
 FLOAT32, BFLOAT16 = 4, 2
-LOGIT_TENSORS = 8
-"""float32 tensors [chunk_tokens, vocabulary] that exist at once while a chunk's divergence is differentiated."""
+LOGIT_TENSORS = 6
+"""float32 tensors [tokens of a chunk, vocabulary] that exist at once: of student, teacher, and between them."""
+CHUNK_BYTES = 128 * 2**20
+"""One of them at most (trainer/head.py)."""
 VLLM_SHARE = 0.9
 """What vLLM takes of a GPU where it is not told otherwise."""
 RESERVE = 4 * GIB
@@ -102,7 +104,7 @@ def _forward_end(shape: ModelShape, plan: LearnerPlan) -> dict[str, float]:
 
 
 def _backward(shape: ModelShape, plan: LearnerPlan) -> dict[str, float]:
-    """The logits of a chunk, one layer's activations (again) with their gradients, and whole gradients under FSDP."""
+    """The head's work, one layer's activations (again) with their gradients, and whole gradients under FSDP."""
     whole = FLOAT32 * (shape.layer_parameters + shape.embedding_parameters)
     layers = 2 if plan.gradient_checkpointing else 1
     return {
@@ -111,8 +113,13 @@ def _backward(shape: ModelShape, plan: LearnerPlan) -> dict[str, float]:
         "gradients before they are divided": float(whole if plan.ranks > 1 and plan.adapter is None else 0),
         "activations": _kept_activations(shape, plan),
         "a layer in its backward pass": float(plan.tokens * layers * layer_activation_bytes(shape, plan.compute_bytes)),
-        "logits of a chunk": float(LOGIT_TENSORS * FLOAT32 * min(plan.chunk_tokens, plan.tokens) * shape.vocabulary),
+        "logits of a chunk": float(LOGIT_TENSORS * _chunk_bytes(shape, plan)),
+        "the head's gradient": float(FLOAT32 * shape.vocabulary * shape.hidden if plan.adapter is None else 0),
     }
+
+
+def _chunk_bytes(shape: ModelShape, plan: LearnerPlan) -> int:
+    return min(FLOAT32 * shape.vocabulary * min(plan.chunk_tokens, plan.tokens), CHUNK_BYTES)
 
 
 def _cast(shape: ModelShape, plan: LearnerPlan) -> float:
@@ -237,5 +244,5 @@ def _changes(plan: LearnerPlan) -> Iterator[tuple[str, LearnerPlan]]:
         half = plan.longest_row // 2
         shorter = replace(plan, longest_row=half, microbatch_tokens=min(plan.microbatch_tokens, half))
         yield "rollout.max_tokens and teacher_prompt.max_tokens halved", shorter
-    if plan.chunk_tokens > 256:
-        yield "learner.chunk_tokens=256", replace(plan, chunk_tokens=256)
+    if plan.chunk_tokens > 64:
+        yield "learner.chunk_tokens=64", replace(plan, chunk_tokens=64)

@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from cli.development import ROOT
 from cli.dry_run.memory import (
+    CHUNK_BYTES,
     GIB,
+    LOGIT_TENSORS,
     engine_memory,
     engine_plan,
     learner_memory,
@@ -26,6 +28,7 @@ from cli.dry_run.shapes import KNOWN, ModelShape, shape_from, shape_of
 from shared.errors import SettingsError
 from shared.load_settings import load_settings
 from shared.settings import Settings
+from trainer import head
 from trainer.lora import add_adapter
 
 TRAIN = Path(__file__).with_name("training_memory.py")
@@ -34,7 +37,7 @@ SMALL_RUN = (
     "rollout.max_tokens=200",
     "rollout.prompts_per_step=2",
     "rollout.samples_per_prompt=2",
-    "learner.microbatch_tokens=1024",
+    "learner.microbatch_tokens=860",
     "learner.chunk_tokens=256",
     "teacher_prompt.max_tokens=300",
 )
@@ -144,6 +147,13 @@ def test_a_gpu_is_large_enough_only_with_the_reserve() -> None:
     assert smallest_gpu(20 * 10**9 - 4 * GIB) == 24
     assert smallest_gpu(24 * 10**9 - 3 * GIB) == 40
     assert smallest_gpu(80 * 10**9) is None
+
+
+def test_a_chunks_logits_are_bounded_as_the_trainer_bounds_them() -> None:
+    assert CHUNK_BYTES == head.CHUNK_BYTES
+    assert held("learner.chunk_tokens=4096")["logits of a chunk"] == LOGIT_TENSORS * CHUNK_BYTES
+    few = held("learner.chunk_tokens=16")["logits of a chunk"]
+    assert few == LOGIT_TENSORS * 4 * 16 * QWEN3_8B.vocabulary
 
 
 def test_ranks_divide_weights_gradients_and_moments_and_no_activations() -> None:
