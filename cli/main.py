@@ -265,6 +265,18 @@ def experiment(
         raise typer.Exit(code)
 
 
+@app.command(epilog="Example: `vpd recipes sciknoweval vpd`")
+def recipes(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="WORD...", help="Only those whose line has them.")
+    ] = None,
+) -> None:
+    """List the recipes that ship with the project: what each is, the hardware it needs, the paper's figure."""
+    from cli.recipes import recipe_lines
+
+    print("\n".join(recipe_lines(words or ())))
+
+
 @app.command(epilog="Example: `vpd install vllm`")
 def install(
     what: Annotated[str, typer.Argument(help="`vllm`: vLLM's CPU build, in an environment of its own.")],

@@ -6,16 +6,21 @@ is checked against real layers. The allocator's fragmentation, the CUDA context 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from cli.dry_run.shapes import QK_NORM, ModelShape
+from shared.errors import SettingsError
 from shared.settings import Settings
 
 GIB = 2**30
 FLOAT32, BFLOAT16 = 4, 2
-LOGIT_TENSORS = 8
-"""float32 tensors [chunk_tokens, vocabulary] that exist at once while a chunk's divergence is differentiated."""
+LOGIT_TENSORS = 6
+"""float32 tensors [tokens of a chunk, vocabulary] that exist at once: of student, teacher, and between them."""
+CHUNK_BYTES = 128 * 2**20
+"""One of them at most (trainer/head.py)."""
+VLLM_SHARE = 0.9
+"""What vLLM takes of a GPU where it is not told otherwise."""
 RESERVE = 4 * GIB
 """Of a GPU, for what is not counted here."""
 GPUS = (24, 40, 80)
@@ -32,8 +37,8 @@ class LearnerPlan:
     compute_bytes: int
     """Of one number in a forward pass: 4, or 2 under bfloat16 autocast."""
     gradient_checkpointing: bool
-    lora_rank: int | None
-    lora_targets: tuple[str, ...]
+    adapter: int | None
+    """Parameters of the adapter; None: all weights are trained."""
     longest_row: int
     """Tokens of the longest row with gradients."""
     microbatch_tokens: int
@@ -63,11 +68,10 @@ def learner_plan(settings: Settings, shape: ModelShape) -> LearnerPlan:
     # Only the E-step has gradients through the teacher's prompt.
     prompt = _USUAL_PROMPT if e_step is None else settings.teacher_prompt.max_tokens
     return LearnerPlan(
-        ranks=1,
+        ranks=settings.learner.ranks,
         compute_bytes=BFLOAT16 if settings.model.dtype == "bfloat16" else FLOAT32,
-        gradient_checkpointing=False,
-        lora_rank=None,
-        lora_targets=(),
+        gradient_checkpointing=settings.model.gradient_checkpointing,
+        adapter=None if settings.model.lora is None else shape.adapter_parameters(settings.model.lora),
         longest_row=min(prompt + settings.rollout.max_tokens, shape.positions),
         microbatch_tokens=settings.learner.microbatch_tokens,
         chunk_tokens=settings.learner.chunk_tokens,
@@ -78,28 +82,61 @@ def learner_plan(settings: Settings, shape: ModelShape) -> LearnerPlan:
 
 def learner_memory(shape: ModelShape, plan: LearnerPlan) -> dict[str, float]:
     """Bytes on each of the learner's GPUs by what they are, at the peak of a training step."""
-    weights = shape.parameters * FLOAT32 / plan.ranks
-    trained = _trained_parameters(shape, plan) * FLOAT32 / plan.ranks
-    held = {"weights, float32": weights + (trained if plan.lora_rank is not None else 0)}
+    trained = (shape.parameters if plan.adapter is None else plan.adapter) * FLOAT32 / plan.ranks
+    held = {"weights, float32": trained}
+    if plan.adapter is not None:
+        held["weights below the adapter"] = shape.parameters * plan.compute_bytes / plan.ranks
     # Of an adapter, copies are adapters too: the weights below it do not move.
-    held |= {f"copy: {name}": weights if plan.lora_rank is None else trained for name in plan.copies}
+    held |= {f"copy: {name}": trained for name in plan.copies}
     held |= {"gradients, float32": trained, "AdamW moments, float32": 2 * trained * plan.moment_sets}
-    passes = {
-        "weights in use": _weights_in_use(shape, plan),
-        "activations": activation_bytes(shape, plan),
-        "logits of a chunk": float(LOGIT_TENSORS * FLOAT32 * min(plan.chunk_tokens, plan.tokens) * shape.vocabulary),
+    # AdamW's temporaries come when the activations have gone.
+    phases = (_forward_end(shape, plan), _backward(shape, plan), {"AdamW's temporaries": trained})
+    return held | max(phases, key=lambda phase: sum(phase.values()))
+
+
+def _forward_end(shape: ModelShape, plan: LearnerPlan) -> dict[str, float]:
+    """Autocast keeps its cast copy of every trained weight until the pass ends: on each rank, whole."""
+    return {
+        "cast weights": _cast(shape, plan),
+        "gathered weights": _gathered(shape, plan),
+        "activations": _kept_activations(shape, plan),
     }
-    # AdamW's temporaries come when the activations have gone: only the larger of the two counts.
-    return held | (passes if sum(passes.values()) > trained else {"AdamW's temporaries": trained})
 
 
-def activation_bytes(shape: ModelShape, plan: LearnerPlan) -> float:
-    """Kept by a forward pass for its backward pass, and the gradients of the layer that is being differentiated."""
-    layer = layer_activation_bytes(shape, plan.compute_bytes)
-    # With checkpointing each layer's input, and one layer that is computed again.
-    kept = shape.layers * FLOAT32 * shape.hidden + layer if plan.gradient_checkpointing else shape.layers * layer
+def _backward(shape: ModelShape, plan: LearnerPlan) -> dict[str, float]:
+    """The head's work, one layer's activations (again) with their gradients, and whole gradients under FSDP."""
+    whole = FLOAT32 * (shape.layer_parameters + shape.embedding_parameters)
+    layers = 2 if plan.gradient_checkpointing else 1
+    return {
+        "cast weights": 0.0 if plan.gradient_checkpointing else _cast(shape, plan),
+        "gathered weights": _gathered(shape, plan),
+        "gradients before they are divided": float(whole if plan.ranks > 1 and plan.adapter is None else 0),
+        "activations": _kept_activations(shape, plan),
+        "a layer in its backward pass": float(plan.tokens * layers * layer_activation_bytes(shape, plan.compute_bytes)),
+        "logits of a chunk": float(LOGIT_TENSORS * _chunk_bytes(shape, plan)),
+        "the head's gradient": float(FLOAT32 * shape.vocabulary * shape.hidden if plan.adapter is None else 0),
+    }
+
+
+def _chunk_bytes(shape: ModelShape, plan: LearnerPlan) -> int:
+    return min(FLOAT32 * shape.vocabulary * min(plan.chunk_tokens, plan.tokens), CHUNK_BYTES)
+
+
+def _cast(shape: ModelShape, plan: LearnerPlan) -> float:
+    return float(BFLOAT16 * shape.parameters if plan.compute_bytes == BFLOAT16 and plan.adapter is None else 0)
+
+
+def _gathered(shape: ModelShape, plan: LearnerPlan) -> float:
+    """FSDP has the layer at work, the next one, the embedding and the head whole."""
+    each = FLOAT32 if plan.adapter is None else plan.compute_bytes
+    return float(each * (2 * shape.layer_parameters + shape.embedding_parameters) if plan.ranks > 1 else 0)
+
+
+def _kept_activations(shape: ModelShape, plan: LearnerPlan) -> float:
+    """From the forward pass for the backward pass: of all layers, or with checkpointing their inputs alone."""
+    layer = FLOAT32 * shape.hidden if plan.gradient_checkpointing else layer_activation_bytes(shape, plan.compute_bytes)
     ends = 4 * FLOAT32 * shape.hidden  # the final norm, and the hidden states of student and teacher
-    return float(plan.tokens * (kept + layer + ends))
+    return float(plan.tokens * (shape.layers * layer + ends))
 
 
 def layer_activation_bytes(shape: ModelShape, compute_bytes: int) -> int:
@@ -111,20 +148,6 @@ def layer_activation_bytes(shape: ModelShape, compute_bytes: int) -> int:
     attention = 4 * compute_bytes * shape.queries
     mlp = 4 * compute_bytes * shape.intermediate
     return norms + inputs + query_key_norms + attention + mlp
-
-
-def _trained_parameters(shape: ModelShape, plan: LearnerPlan) -> int:
-    if plan.lora_rank is None:
-        return shape.parameters
-    sizes = shape.linear_shapes
-    return shape.layers * plan.lora_rank * sum(sum(sizes[name]) for name in plan.lora_targets)
-
-
-def _weights_in_use(shape: ModelShape, plan: LearnerPlan) -> float:
-    """Autocast's copy of all weights on one rank; under FSDP two gathered layers, the embedding and the head."""
-    if plan.ranks == 1:
-        return float(shape.parameters * BFLOAT16 if plan.compute_bytes == BFLOAT16 else 0)
-    return float(plan.compute_bytes * (2 * shape.layer_parameters + shape.embedding_parameters))
 
 
 # ----------------------------------------------------------------------------------------------------------- sampling
@@ -140,6 +163,8 @@ class EnginePlan:
     rows: int
     context: int
     """Prompt and response tokens of one row at most."""
+    share: float | None
+    """Of a GPU's memory, taken whole at the start; None: what is needed, when it is needed."""
 
 
 def engine_plan(settings: Settings, shape: ModelShape) -> EnginePlan:
@@ -148,10 +173,11 @@ def engine_plan(settings: Settings, shape: ModelShape) -> EnginePlan:
     prompt = settings.teacher_prompt.max_tokens if hasattr(settings.algorithm, "teacher") else _USUAL_PROMPT
     context = inference.max_context or min(prompt + settings.rollout.max_tokens, shape.positions)
     return EnginePlan(
-        gpus=_argument(inference.vllm.arguments, "--tensor-parallel-size") if inference.engine == "vllm" else 1,
+        gpus=int(_argument(settings, "--tensor-parallel-size", 1)),
         bytes_each=BFLOAT16 if settings.model.dtype == "bfloat16" else FLOAT32,
         rows=min(inference.max_batch_rows, settings.rollout.prompts_per_step * settings.rollout.samples_per_prompt),
         context=context,
+        share=_argument(settings, "--gpu-memory-utilization", VLLM_SHARE) if inference.engine == "vllm" else None,
     )
 
 
@@ -168,18 +194,33 @@ def key_value_bytes(shape: ModelShape, plan: EnginePlan) -> float:
     return 2 * shape.layers * shape.keys * plan.bytes_each / plan.gpus
 
 
-def _argument(arguments: Sequence[str], name: str) -> int:
-    """The number after `name`, or behind its `=`; 1 where it is not given."""
-    words = [word for argument in arguments for word in argument.split("=", 1)]
-    return int(words[words.index(name) + 1]) if name in words[:-1] else 1
+def _argument(settings: Settings, name: str, default: float) -> float:
+    """The number after `name` among vLLM's arguments, or behind its `=`."""
+    if settings.inference.engine != "vllm":
+        return default
+    words = [word for argument in settings.inference.vllm.arguments for word in argument.split("=", 1)]
+    try:
+        return float(words[words.index(name) + 1]) if name in words[:-1] else default
+    except ValueError:
+        raise SettingsError(
+            f"inference.vllm.arguments: {name} takes a number, not {words[words.index(name) + 1]!r}."
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------------------------- advice
 
 
-def smallest_gpu(needed: float) -> int | None:
-    """The smallest size of `GPUS` that holds so many bytes beside the reserve; None: none does."""
-    return next((size for size in GPUS if needed + RESERVE <= size * 10**9), None)
+def smallest_gpu(learner: float, engine: float = 0.0, share: float | None = None) -> int | None:
+    """The smallest size of `GPUS` for so many bytes of the learner beside an engine that needs its own; None: none.
+
+    The engine takes its `share` of the GPU whether it needs it or not, and no more; the reserve stays free.
+    """
+    for size in GPUS:
+        memory = size * 10**9
+        taken = engine if share is None else share * memory
+        if engine <= taken and learner + taken + (RESERVE if learner else 0) <= memory:
+            return size
+    return None
 
 
 def savings(shape: ModelShape, plan: LearnerPlan) -> Mapping[str, float]:
@@ -190,15 +231,18 @@ def savings(shape: ModelShape, plan: LearnerPlan) -> Mapping[str, float]:
 
 
 def _changes(plan: LearnerPlan) -> Iterator[tuple[str, LearnerPlan]]:
+    if not plan.gradient_checkpointing:
+        yield "model.gradient_checkpointing=true", replace(plan, gradient_checkpointing=True)
+    yield f"learner.ranks={2 * plan.ranks}", replace(plan, ranks=2 * plan.ranks)
     if plan.copies:
         yield f"no copy of the weights ({', '.join(plan.copies)})", replace(plan, copies=())
     if plan.moment_sets > 1:
         yield "algorithm.e_step.optimizer=shared", replace(plan, moment_sets=1)
     if plan.microbatch_tokens > plan.longest_row:
         yield f"learner.microbatch_tokens={plan.longest_row}", replace(plan, microbatch_tokens=plan.longest_row)
-    if plan.chunk_tokens > 256:
-        yield "learner.chunk_tokens=256", replace(plan, chunk_tokens=256)
     if plan.longest_row > 1024:
         half = plan.longest_row // 2
         shorter = replace(plan, longest_row=half, microbatch_tokens=min(plan.microbatch_tokens, half))
         yield "rollout.max_tokens and teacher_prompt.max_tokens halved", shorter
+    if plan.chunk_tokens > 64:
+        yield "learner.chunk_tokens=64", replace(plan, chunk_tokens=64)

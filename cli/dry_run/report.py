@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cli.dry_run.memory import (
+    FLOAT32,
     GIB,
     GPUS,
     RESERVE,
@@ -31,7 +32,11 @@ from cli.show import changed_lines
 from shared.load_settings import Resolved
 from shared.settings import Settings
 
-HELD_OUT_SHARE = 0.1
+SCIKNOWEVAL = "hicai-zju/SciKnowEval"
+LEVEL_3 = {"biology": 500, "chemistry": 2100, "material": 935, "physics": 800}
+"""Its multiple choice of level 3, by domain."""
+PUBLISHED = {"livecodebench/code_generation_lite": 131, "BytedTsinghua-SIA/DAPO-Math-17k": 17_398}
+"""Questions of data sets that recipes name, as published: of the paper's dates, and without repetitions."""
 
 
 def dry_run_lines(resolved: Resolved) -> Iterator[str]:
@@ -44,8 +49,9 @@ def dry_run_lines(resolved: Resolved) -> Iterator[str]:
     yield from _section("Model", _model_lines(settings, shape, source))
     learner = learner_memory(shape, plan)
     yield from _section(f"Learner, on each of {_count(plan.ranks)}", _memory_lines(learner))
-    yield from _section("Inference", _engine_lines(settings, shape, sum(learner.values())))
-    yield from _section("It fits", _verdict_lines(settings, shape, plan, sum(learner.values())))
+    yield from _section("Inference", _engine_lines(settings, shape))
+    yield from _section("What is enough", _verdict_lines(settings, shape, plan, sum(learner.values())))
+    yield from _section("Disk", _disk_lines(settings, shape, plan))
     yield from _section("Arithmetic", _work_lines(settings, shape, plan))
 
 
@@ -62,7 +68,7 @@ def _step_lines(settings: Settings) -> Iterator[str]:
     size = _training_tasks(settings)
     if size is not None:
         epochs = run.steps * rollout.prompts_per_step / size
-        yield f"{size:,} training tasks, {epochs:.1f} epochs"
+        yield f"about {size:,} training tasks, {epochs:.1f} epochs"
     yield f"{counted.rollouts:,} rollouts, {counted.rollouts * rollout.max_tokens:,} response tokens at most"
     yield f"{counted.m_updates:,} optimizer steps of the student, {counted.e_updates:,} of E-steps"
     yield f"{counted.evaluations} evaluations: {counted.student_samples:,} rollouts of the student, and of the teacher"
@@ -70,12 +76,20 @@ def _step_lines(settings: Settings) -> Iterator[str]:
 
 def _training_tasks(settings: Settings) -> int | None:
     """How many tasks an epoch has; None where that is not known without loading the data."""
-    file = Path(settings.tasks.source)
-    if not file.is_file():
+    tasks = settings.tasks
+    name, _, address = tasks.source.partition(":")
+    if address == SCIKNOWEVAL:
+        total = sum(LEVEL_3[domain] for domain in tasks.sciknoweval.domains)
+    elif address in PUBLISHED:
+        total = PUBLISHED[address]
+    elif Path(tasks.source).is_file():
+        with Path(tasks.source).open("rb") as lines:
+            total = sum(bool(line.strip()) for line in lines)
+    else:
         return None
-    with file.open("rb") as lines:
-        total = sum(bool(line.strip()) for line in lines)
-    return total if settings.tasks.held_out else total - max(1, round(total * HELD_OUT_SHARE))
+    in_both = name == "livecodebench" and tasks.livecodebench.protocol == "tests"
+    kept = total if tasks.held_out or in_both else total - max(1, round(total * tasks.held_out_share))
+    return min(kept, tasks.limit or kept)
 
 
 def _model_lines(settings: Settings, shape: ModelShape, source: str) -> Iterator[str]:
@@ -89,42 +103,48 @@ def _model_lines(settings: Settings, shape: ModelShape, source: str) -> Iterator
 
 
 def _memory_lines(held: Mapping[str, float]) -> Iterator[str]:
-    for name, size in held.items():
-        yield f"{size / GIB:8.2f} GiB  {name}"
+    yield from (f"{size / GIB:8.2f} GiB  {name}" for name, size in held.items() if size)
     yield f"{sum(held.values()) / GIB:8.2f} GiB  together"
 
 
-def _engine_lines(settings: Settings, shape: ModelShape, beside: float) -> Iterator[str]:
+def _engine_lines(settings: Settings, shape: ModelShape) -> Iterator[str]:
     plan = engine_plan(settings, shape)
     held = engine_memory(shape, plan)
     yield f"{settings.inference.engine}, weights divided over {_count(plan.gpus)}"
     yield from _memory_lines(held)
-    row = held["keys and values, one row"]
     for size in GPUS:
-        free = size * 10**9 - RESERVE - held["weights"]
-        rows = [max(0, int(room // row)) for room in (free, free - beside)]
-        if rows[0]:
-            yield (
-                f"{size} GB: {min(rows[0], plan.rows)} of {plan.rows} rows of {plan.context:,} tokens at a time alone, "
-                f"{min(rows[1], plan.rows)} beside the learner"
-            )
+        room = size * 10**9 * (plan.share or 1.0) - held["weights"] - (0 if plan.share else RESERVE)
+        rows = int(room // held["keys and values, one row"])
+        if rows > 0:
+            yield f"of {size} GB: {min(rows, plan.rows)} of {plan.rows} rows of {plan.context:,} tokens at a time"
     yield f"each token of a row takes {key_value_bytes(shape, plan) / 1024:.1f} KiB; shorter rows leave room for more"
 
 
 def _verdict_lines(settings: Settings, shape: ModelShape, plan: LearnerPlan, learner: float) -> Iterator[str]:
-    engine = sum(engine_memory(shape, engine_plan(settings, shape)).values())
-    for what, needed in (
-        ("the learner", learner),
-        ("the engine", engine),
-        ("both on the same GPUs", learner + engine),
-    ):
-        size = smallest_gpu(needed)
-        fits = f"a GPU of {size} GB" if size else f"no GPU of {GPUS[-1]} GB"
-        yield f"{what}: {needed / GIB:.1f} GiB and {RESERVE / GIB:.0f} GiB of reserve, {fits}"
-    if smallest_gpu(learner + engine) is None:
-        yield "to lower the learner's:"
+    of_engine = engine_plan(settings, shape)
+    engine = sum(engine_memory(shape, of_engine).values())
+    together = smallest_gpu(learner, engine, of_engine.share)
+    yield f"the learner alone: {_gpu(smallest_gpu(learner))}"
+    yield f"the engine alone: {_gpu(smallest_gpu(0.0, engine, of_engine.share))}"
+    yield f"both on the same GPUs: {_gpu(together)}"
+    yield f"{RESERVE / GIB:.0f} GiB are kept free beside the learner: for CUDA, NCCL and the allocator's gaps"
+    if together is None:
+        yield "what lowers the learner's memory:"
         for change, freed in savings(shape, plan).items():
             yield f"  {freed / GIB:6.1f} GiB  {change}"
+
+
+def _gpu(size: int | None) -> str:
+    return f"no GPU of {GPUS[-1]} GB is enough" if size is None else f"GPUs of {size} GB"
+
+
+def _disk_lines(settings: Settings, shape: ModelShape, plan: LearnerPlan) -> Iterator[str]:
+    trained = FLOAT32 * (shape.parameters if plan.adapter is None else plan.adapter)
+    checkpoint = trained * (1 + len(plan.copies) + 2 * plan.moment_sets)
+    kept = settings.learner.keep_checkpoints + 1
+    published = FLOAT32 * shape.parameters
+    yield f"{checkpoint / GIB:8.1f} GiB  a checkpoint; {kept} at most are kept, one more while it is written"
+    yield f"{published / GIB:8.1f} GiB  a published policy, written at every step; 2 are kept"
 
 
 def _work_lines(settings: Settings, shape: ModelShape, plan: LearnerPlan) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.errors import SettingsError
 from shared.models import resolve_model
+from shared.settings import LoRASettings
 
 QK_NORM = {"qwen3": "head", "olmo3": "projection", "olmo2": "projection"}
 """Families that normalise queries and keys: with one weight a dimension of a head, or one a dimension of all heads."""
@@ -71,6 +72,12 @@ class ModelShape:
         kind = QK_NORM.get(self.family)
         query_key_norms = {None: 0, "head": 2 * self.head_dim, "projection": self.queries + self.keys}[kind]
         return matrices + biases + query_key_norms + 2 * self.hidden
+
+    def adapter_parameters(self, lora: LoRASettings) -> int:
+        """Of an adapter: rank x (inputs + outputs) for each matrix that has one."""
+        targets = self.linear_shapes if lora.targets is None else lora.targets
+        sizes = [self.linear_shapes[name] for name in targets if name in self.linear_shapes]
+        return self.layers * lora.rank * sum(map(sum, sizes))
 
     @property
     def embedding_parameters(self) -> int:
