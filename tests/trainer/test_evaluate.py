@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evaluation_fakes import Policy, attempt, settings, tasks
@@ -140,6 +141,31 @@ def test_a_judge_that_stays_away_stops_it_and_no_rollout_is_asked_for_again(tmp_
         attempt(settings(2), policy, Judge(), tasks(4), attempts)
         assert len(attempts.verdicts) == 16
     assert sum(len(asked) for asked, _, _ in policy.requests) == 8, "the teacher alone was asked"
+
+
+class FailsOnOne(Judge):
+    """A judge that fails, as a machine does, on the attempt at the first task."""
+
+    def _result(self, trajectory_id: str, text: str) -> dict[str, Any]:
+        result = super()._result(trajectory_id, text)
+        if not trajectory_id.endswith("-0-0"):
+            return result
+        ids = {name: result[name] for name in ("trajectory_id", "feedback_id", "source")}
+        return {**ids, "status": "error", "error": {"class": "infra", "message": "out of memory"}}
+
+
+def test_an_attempt_that_the_judge_failed_on_is_no_failure_and_is_judged_and_shown_to_the_teacher_later(
+    tmp_path: Path,
+) -> None:
+    lost = Key("student", "t0", 0)
+    with AttemptsFile(tmp_path / "attempts.jsonl") as attempts:
+        attempt(settings(1), Policy(), FailsOnOne(), tasks(4), attempts)
+        assert attempts.verdicts[lost].why_unjudged == "infra"
+        assert lost._replace(who="teacher") not in attempts.rollouts and len(attempts.verdicts) == 7
+    with AttemptsFile(tmp_path / "attempts.jsonl") as attempts:
+        attempt(settings(1), policy := Policy(), Judge(), tasks(4), attempts)
+        assert attempts.verdicts[lost].success is not None and len(attempts.verdicts) == 8
+    assert [len(asked) for asked, _, _ in policy.requests] == [1], "the teacher, about this attempt"
 
 
 class Stop(Exception):
