@@ -55,6 +55,7 @@ class Policy:
         self.logit_shape = LogitShape.of(self._text_config)
         self.packs = self._text_config._attn_implementation == "flash_attention_2"
         self.autocast = model.dtype == "bfloat16"
+        self.recomputes = model.gradient_checkpointing
         self.temperature = temperature
         self.microbatch_tokens = learner.microbatch_tokens
         self.chunk_tokens = learner.chunk_tokens
@@ -149,7 +150,10 @@ class Policy:
 
     def compute_type(self) -> torch.autocast:
         """The context that a forward pass runs in: bfloat16 over float32 weights, or plain float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+        # Recomputed activations need no weights kept for them: the cache would be a copy of all, on every rank.
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=not self.recomputes
+        )
 
     def token_logprobs(self, scores: Scores) -> Tensor:
         """log pi of each response token, float32 [tokens]."""

@@ -19,6 +19,7 @@ from trainer.algorithms import Algorithm, Metrics, Tools, make
 from trainer.batch import Batch, BatchBuilder
 from trainer.batch_store import StepBatch
 from trainer.diagnosis import Diagnosis
+from trainer.memory import memory_errors
 from trainer.optimisation import Optimizer
 from trainer.policy import Policy
 from trainer.ranks import ALONE, Ranks
@@ -31,6 +32,7 @@ class Training:
 
     def __init__(self, settings: Settings, ranks: Ranks = ALONE) -> None:
         torch.manual_seed(settings.run.seed)
+        self.settings = settings
         self.ranks = ranks
         self.policy = _policy(settings, ranks)
         self.optimizer = Optimizer(
@@ -50,10 +52,11 @@ class Training:
         )
 
     def step(self, stored: StepBatch) -> tuple[Batch, Metrics]:
-        """Train on a batch; its rows, and what is to be recorded of it."""
+        """Train on a batch; its rows, and what is to be recorded of it. Raises SettingsError where memory runs out."""
         self.ranks.order("step", stored)
         batch = self.batches.build(stored.step, stored.groups, stored.late_rows)
-        return batch, self.diagnosis(batch) | self.algorithm.train_step(batch)
+        with memory_errors(self.settings.model, self.settings.learner):
+            return batch, self.diagnosis(batch) | self.algorithm.train_step(batch)
 
     def observe_teacher(self, accuracy: float) -> None:
         """The teacher's accuracy on prompts that are about to be trained on, a share."""

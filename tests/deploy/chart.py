@@ -17,7 +17,7 @@ Object = dict[str, Any]
 SCENARIOS: dict[str, Object] = {
     "defaults": {},
     "gpus": {
-        "learner": {"gpus": 1, "runtimeClassName": "nvidia"},
+        "learner": {"gpus": 4, "runtimeClassName": "nvidia"},
         "inference": {"gpus": 2, "vllm": {"arguments": ["--gpu-memory-utilization", "0.8"]}},
         "settings": {"model": {"path": "Qwen/Qwen3-0.6B", "dtype": "bfloat16"}},
         "recipe": "sdpo",

@@ -184,7 +184,7 @@ def test_gpus_are_asked_for_by_the_container_that_computes() -> None:
         for name, container in containers(pod).items()
         if "nvidia.com/gpu" in container["resources"].get("limits", {})
     }
-    assert gpus == {"learner": 1, "vllm": 2}
+    assert gpus == {"learner": 4, "vllm": 2}
     transformers = containers(pods(render(SCENARIOS["transformers"]))["inference"])
     assert list(transformers) == ["inference"]
     assert transformers["inference"]["resources"]["limits"]["nvidia.com/gpu"] == 1

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from rank_processes import random_groups, settings_of
+from tiny_model import make_tiny_model
 from transformers import AutoModelForCausalLM
 
 from shared.errors import SettingsError
 from shared.settings import LearnerSettings, LoRASettings, ModelSettings
+from trainer.algorithms import Metrics
+from trainer.batch import Batch
+from trainer.batch_store import StepBatch
 from trainer.memory import memory_errors
 from trainer.policy import Policy
+from trainer.training import Training
 
 LEARNER = LearnerSettings(microbatch_tokens=4096, chunk_tokens=256)
 
@@ -83,3 +89,16 @@ def test_other_errors_pass_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, memory_errors(ModelSettings(), LEARNER):
         raise error
     assert caught.value is error
+
+
+def test_memory_that_runs_out_in_a_training_step_is_the_sentence_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(settings_of(make_tiny_model(tmp_path / "model", context=512), tmp_path))
+
+    def too_much(batch: Batch) -> Metrics:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(training.algorithm, "train_step", too_much)
+    with pytest.raises(SettingsError, match=r"lower learner\.microbatch_tokens \(now 16384\)"):
+        training.step(StepBatch(step=0, groups=random_groups(0, samples=3)))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trainer.policy import Policy
 from trainer.ranks import ALONE, Ranks
-from trainer.row_layout import taken
+from trainer.row_layout import by_length, taken
 from trainer.scores import Sequences
 
 
@@ -59,10 +59,10 @@ def test_no_rank_has_more_tokens_than_another_by_more_than_the_longest_row(
 
 
 @given(rows, st.integers(20, 200))
-def test_one_rank_has_the_micro_batches_of_the_policy_in_their_order(
+def test_one_rank_has_the_micro_batches_of_the_policy_longest_rows_first(
     lengths: list[tuple[int, int]], limit: int
 ) -> None:
     policy: Any = Spans(limit)
-    whole = sequences(lengths)
-    found = [taken(whole, part.mine) for part in ALONE.rounds(policy, whole)]
+    whole = taken(sequences(lengths), by_length(sequences(lengths)))
+    found = [taken(sequences(lengths), part.mine) for part in ALONE.rounds(policy, sequences(lengths))]
     assert found == [whole[span] for span in policy.spans(whole)]
