@@ -50,9 +50,11 @@ def heartbeat(db: Connection, claim_id: str, *, lease_s: float, now: float) -> C
 def release(db: Connection, claim_id: str, state: Literal["skipped", "requeued"], *, now: float) -> None:
     """Give a rollout back: never to be shown to this reviewer again, or after everything else. Raises UnknownClaim,
     LostClaim."""
-    if _row(db, claim_id)["state"] == "submitted":
-        raise LostClaim("The claim is submitted: it cannot be given back.")
-    _end(db, claim_id, state, now)
+    current = _row(db, claim_id)["state"]
+    if current not in ("held", "lapsed", state):
+        raise LostClaim(f"The claim is {current}: it cannot be given back.")
+    if current != state:
+        _end(db, claim_id, state, now)
 
 
 def submit(db: Connection, claim_id: str, critique: Critique, *, now: float) -> tuple[CritiqueState, bool]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Literal
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.human_feedback import critiques, reviews
 from services.human_feedback.reviews import LostClaim
@@ -43,12 +44,18 @@ class Desk(RuleBasedStateMachine):
     def ended(self, claim_id: str) -> None:
         self.leases = {r: lease for r, lease in self.leases.items() if lease[0] != claim_id}
 
+    @initialize(count=st.integers(1, 2))
+    def begin(self, count: int) -> None:
+        for _ in range(count):
+            self.ask()
+
+    @precondition(lambda self: len(self.rollouts) < 3)
     @rule()
     def ask(self) -> None:
         self.rollouts.append(f"r{len(self.rollouts)}")
         remember(self.db, failed(self.rollouts[-1]))
 
-    @rule(seconds=st.floats(0.1, 15))
+    @rule(seconds=st.sampled_from([1.0, 4.0, 8.0, 9.9, 10.0, 10.1]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
@@ -78,7 +85,7 @@ class Desk(RuleBasedStateMachine):
             assert holder == claim_id or end <= self.now
             self.leases[rollout] = (claim_id, reviewer, self.now + LEASE_S)
 
-    @rule(claim=consumes(claims), draft=st.booleans())
+    @rule(claim=claims, draft=st.booleans())
     def submit(self, claim: tuple[str, str, str] | None, draft: bool) -> None:
         if claim is None:
             return
@@ -89,12 +96,19 @@ class Desk(RuleBasedStateMachine):
         self.written.add((rollout, reviewer))
         self.ended(claim_id)
 
-    @rule(claim=consumes(claims), skip=st.booleans())
+    @rule(claim=claims, skip=st.booleans())
     def give_back(self, claim: tuple[str, str, str] | None, skip: bool) -> None:
         if claim is None:
             return
         claim_id, rollout, reviewer = claim
-        reviews.release(self.db, claim_id, "skipped" if skip else "requeued", now=self.now)
+        wanted: Literal["skipped", "requeued"] = "skipped" if skip else "requeued"
+        state = reviews.task(self.db, claim_id, blind=False).claim.state
+        try:
+            reviews.release(self.db, claim_id, wanted, now=self.now)
+        except LostClaim:
+            assert state not in ("held", "lapsed", wanted)
+            return
+        assert state in ("held", "lapsed", wanted)
         self.skipped |= {(rollout, reviewer)} if skip else set()
         self.ended(claim_id)
 
@@ -112,5 +126,10 @@ class Desk(RuleBasedStateMachine):
 
 TestDesk = Desk.TestCase
 TestDesk.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=50,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
 )
