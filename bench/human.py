@@ -4,8 +4,8 @@
 
 The service is a process of its own. Each reviewer claims, saves a draft, renews the lease and submits, until nothing is
 left, and thinks for THINK_S seconds on average between two requests; 0 is one after the other without a pause.
-Prints requests a second and the percentiles of each request's answer time. Exits with 1 if a rollout was given to two
-people, or a critique is missing.
+Prints requests a second, the percentiles of each request's answer time, and the CPU time that the service used. Exits
+with 1 if a rollout was given to two people, or a critique is missing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -106,6 +107,10 @@ def main(reviewers: int, think_s: float, place: str | None) -> int:
             process.wait()
             log.wait()
     _print(took, seconds)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    requests = sum(len(times) for times in took.values())
+    cpu_ms = 1000 * (used.ru_utime + used.ru_stime) / requests
+    print(f"the service used {cpu_ms:.2f} ms of CPU a request, its start included")
     twice = [name for name, times in Counter(given).items() if times > 1]
     lost = set(given) - set(critiques)
     print(f"{len(given)} rollouts given out, {len(twice)} of them twice; {len(critiques)} critiques, {len(lost)} lost")
