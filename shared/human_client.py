@@ -14,11 +14,12 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from shared.errors import ServiceUnavailable
 from shared.http_client import http_client
-from shared.protocol import CritiqueState, CritiqueUse
+from shared.protocol import CritiquePage, CritiqueState, CritiqueUse
 
 PAGE = 200
 Answer = TypeVar("Answer")
-_STATES = TypeAdapter(list[CritiqueState])
+_PAGE = TypeAdapter(CritiquePage)
+_STATE = TypeAdapter(CritiqueState)
 
 
 class HumanClient:
@@ -34,24 +35,27 @@ class HumanClient:
         """All critiques of the run written after sequence number `after`, oldest first, whatever became of them: the
         last one's `seq` is the next `after`. Raises ServiceUnavailable."""
         found: list[CritiqueState] = []
-        while True:
-            params = {"after": found[-1].seq if found else after, "run_id": run_id, "limit": PAGE}
-            page = self._read(_STATES, await self._call("GET", "/v1/critiques", params=params))
-            found += page
-            if len(page) < PAGE:
-                return found
+        cursor: str | None = str(after)
+        while cursor is not None:
+            params = {"cursor": cursor, "run_id": run_id, "limit": PAGE}
+            page = self._read(_PAGE, await self._call("GET", "/v1/critiques", params=params))
+            found += page.items
+            cursor = page.next_cursor
+        return found
 
     async def report_use(
         self, state: CritiqueState, *, used: bool, step: int, reason: str | None = None
     ) -> CritiqueState | None:
-        """Tell the writer what became of the critique read as `state`: used at training step `step`, or stale. None
-        if it has been deleted or changed since: then this use was not of it. Raises ServiceUnavailable."""
-        use = CritiqueUse(status="used" if used else "stale", step=step, reason=reason)
+        """Tell the writer what became of the critique read as `state`: used at training step `step`, which makes policy
+        version `step` + 1, or stale. None if it has been deleted or changed since: then this use was not of it. Raises
+        ServiceUnavailable."""
+        made = step + 1 if used else None
+        use = CritiqueUse(status="used" if used else "stale", step=step, policy_version=made, reason=reason)
         where = f"{quote(state.trajectory_id, safe='')}/critiques/{quote(state.identifier, safe='')}"
         response = await self._call(
             "POST", f"/v1/rollouts/{where}/use", params={"seq": state.seq}, json=use.model_dump()
         )
-        return None if response.status_code in (404, 409) else self._read(TypeAdapter(CritiqueState), response)
+        return None if response.status_code in (404, 409) else self._read(_STATE, response)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -359,26 +359,32 @@ class RolloutGroup(Wire):
 class Critique(Wire):
     """`PUT /v1/rollouts/{trajectory_id}/critiques/{identifier}`: what a person wrote about a rollout.
 
-    `success` overrides no outcome: it is recorded for the writer and the dashboard.
+    At least one of `text`, `spans` and `corrected_response` has words: they are what the teacher reads
+    (`shared/critique_text.py`). `verdict` and `score` override no outcome: they are kept for people.
     """
 
-    text: str = Field(min_length=1, max_length=20_000)
-    success: bool | None = None
+    text: str = Field(default="", max_length=20_000)
+    verdict: Literal["correct", "incorrect", "unsure"] | None = None
+    score: float | None = Field(default=None, ge=0, le=1)
+    spans: list[Span] = Field(default_factory=list, max_length=100)
+    corrected_response: str | None = Field(default=None, max_length=200_000)
     author: str | None = Field(default=None, max_length=200)
 
 
 class CritiqueState(Wire):
-    """A stored critique and what became of it. `seq` grows with every write: the learner's cursor.
+    """A stored critique and what became of it. `seq` grows with every write: the learner's cursor, and the ETag.
 
-    `queued`: no step has used it yet. `used`: it stood in the teacher's prompt at step `step`. `stale`: its
-    trajectory had left the learner's buffer; `reason` says so.
+    `queued`: no step has used it yet. `used`: it stood in the teacher's prompt at step `step`, and `policy_version` is
+    the first policy that has learned from it. `stale`: it will not be used; `reason` says why.
     """
 
+    critique_id: Identifier
     trajectory_id: Identifier
     identifier: Identifier
     critique: Critique
     status: Literal["queued", "used", "stale"] = "queued"
     step: int | None = None
+    policy_version: int | None = None
     reason: str | None = None
     seq: int
     updated_at: str
@@ -388,8 +394,43 @@ class CritiqueUse(Wire):
     """`POST /v1/rollouts/{trajectory_id}/critiques/{identifier}/use`: the learner reports what became of it."""
 
     status: Literal["used", "stale"]
-    step: int = Field(ge=0)
-    reason: str | None = None
+    step: int = Field(ge=0, lt=2**63)
+    policy_version: int | None = Field(default=None, ge=0, lt=2**63)
+    reason: str | None = Field(default=None, max_length=1000)
+
+
+class CritiquePage(Wire):
+    """`GET /v1/critiques`: in the order of their last writes; `next_cursor` fetches later ones, None at the end."""
+
+    items: list[CritiqueState]
+    next_cursor: str | None = None
+
+
+class NewCritique(Critique):
+    """`POST /v1/critiques`: a critique with the rollout it is about. Without `identifier` it gets a new one."""
+
+    trajectory_id: Identifier
+    identifier: Identifier | None = None
+
+
+class CritiqueBatch(Wire):
+    """`POST /v1/critiques/batch`: each entry is a NewCritique; a wrong one costs itself alone."""
+
+    items: list[dict[str, Any]] = Field(min_length=1, max_length=100)
+
+
+class BatchResult(Wire):
+    """What became of one entry of a batch: `critique` where it is stored, `error` and its `field` where it is not."""
+
+    critique: CritiqueState | None = None
+    error: str | None = None
+    field: str | None = None
+
+
+class BatchResults(Wire):
+    """One result for each entry, in order."""
+
+    results: list[BatchResult]
 
 
 class RolloutRecord(Wire):

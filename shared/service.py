@@ -54,12 +54,13 @@ def create_service(
     checks: Mapping[str, Check] | None = None,
     lifespan: Lifespan | None = None,
     exposition: Exposition | None = None,
+    auth: Middleware | None = None,
     description: str = "",
 ) -> FastAPI:
     """Make the application of service `name`; its Prometheus registry is `app.state.registry`.
 
     `exposition` is awaited at every scrape before the registry is read, and what it returns is appended; where it fails
-    or takes too long, nothing is.
+    or takes too long, nothing is. `auth` takes the place of the one key, for a service that has several.
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -75,7 +76,7 @@ def create_service(
         responses={"4XX": _problem_schema("The request is wrong."), "5XX": _problem_schema("The service failed.")},
         middleware=[
             Middleware(RequestContext, registry=registry),
-            Middleware(BearerAuth, api_key=settings.api_key),
+            auth or Middleware(BearerAuth, api_key=settings.api_key),
             Middleware(BodyCap, max_bytes=settings.service.max_body_mb * MIB),
         ],
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from shared.critique_text import critique_text
 from shared.errors import VPDError
 from shared.human_client import HumanClient
 from shared.prompt_slots import Slot
@@ -125,7 +126,8 @@ class Critiques:
             key=lambda s: s.identifier,
         )
         said = "\n\n".join(f.text or "" for f in trajectory.feedback if f.source.name == self.source)
-        new = [s.critique.text for s in mine if s.critique.text not in said]
+        texts = [critique_text(s.critique, trajectory.rollout.text) for s in mine]
+        new = [text for text in texts if text not in said]
         if not new:
             return trajectory
         others = [f for f in trajectory.feedback if f.source.name != self.source]
@@ -148,7 +150,8 @@ class Critiques:
 
 def _prompted(row: Row, state: CritiqueState) -> bool:
     prompts = [p.text for p in (row.m_prompt, row.e_prompt) if p is not None]
-    return any(state.critique.text in text for text in prompts)
+    said = critique_text(state.critique, row.trajectory.rollout.text)
+    return any(said in text for text in prompts)
 
 
 def _step_of(trajectory_id: str) -> int | None:

@@ -1,167 +1,93 @@
 """Critique by people: put at any time, before or after its rollout, and on the disk before the answer.
 
-Three kinds of callers: writers (`/v1/rollouts/.../critiques`), the collector (`/v1/feedback`, as any source) and the
-learner, which polls `/v1/critiques` for what came late and reports the use of each. The store is `store.py`.
+Writers put critiques and read what became of them; reviewers claim rollouts one by one, on the page below `/review/` or
+through its routes; the collector asks as it asks any source; the learner polls for what came late, and reports the use
+of each. Here the parts are put together: routes in `*_routes.py`, what they do to the database in `critiques.py`,
+`rollouts.py`, `reviews.py` and `questions.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi import FastAPI, Request
+from sqlalchemy import Connection, update
+from starlette.middleware import Middleware
 
-from services.human_feedback.store import CritiqueStore
-from shared.feedback_results import abstention, feedback_id
-from shared.protocol import (
-    Capabilities,
-    Critique,
-    CritiqueState,
-    CritiqueUse,
-    Feedback,
-    FeedbackItem,
-    FeedbackRequest,
-    FeedbackResponse,
-    Identifier,
-    RolloutPage,
-    RolloutRecord,
-    SourceInfo,
-)
-from shared.service import Problem, create_service
+from services.human_feedback import critique_routes, review_routes, schema, source_routes
+from services.human_feedback.critiques import NotAsExpected
+from services.human_feedback.database import Database
+from services.human_feedback.desk import Clock, Desk
+from services.human_feedback.keys import Keys, ScopedAuth, announce
+from services.human_feedback.reviews import LostClaim, UnknownClaim
+from services.human_feedback.tables import counters
+from shared.errors import DataError, SettingsError
+from shared.problems import ProblemResponse
+from shared.service import create_service
 from shared.settings import Settings
 
-SOURCE = SourceInfo(name="human", kind="human", version="1")
-CRITIQUE_PATH = "/rollouts/{trajectory_id}/critiques/{identifier}"
+PAGE = "/review/"
+STATUSES = {NotAsExpected: (412, "Precondition Failed"), LostClaim: (409, "Conflict"), UnknownClaim: (404, "Not Found")}
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The human-feedback service, with its store at `settings.human_feedback.database`."""
-    store = CritiqueStore(Path(settings.human_feedback.database))
+def create_app(settings: Settings, clock: Clock = time.time) -> FastAPI:
+    """The human-feedback service, with its store at `settings.human_feedback.database`; `clock` is in seconds since
+    1970. Raises SettingsError where the settings name what is not there."""
+    own = settings.human_feedback
+    database, keys = Database(own.database), Keys(settings)
+    desk = Desk(database, own, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await store.open()
-        yield
-        await store.close()
+        await database.open(lambda db: schema.prepare(db, own))
+        try:
+            announce(await database.run(keys.load))
+            yield
+        finally:
+            await database.close()
+
+    async def store() -> str | None:
+        await database.run(_touch)
+        return None
 
     app = create_service(
-        "human-feedback", settings, checks={"store": store.check}, lifespan=lifespan, description=__doc__ or ""
+        "human-feedback",
+        settings,
+        checks={"store": store},
+        lifespan=lifespan,
+        auth=Middleware(ScopedAuth, keys=keys, open_prefix=PAGE),
+        description=__doc__ or "",
     )
-    for router in (_writers(store), _learner(store), _source(store)):
+    for error, (status, title) in STATUSES.items():
+        app.add_exception_handler(error, _handler(status, title))
+    routers = (
+        critique_routes.router(desk),
+        review_routes.router(desk, _guidelines(own.guidelines)),
+        source_routes.router(desk),
+    )
+    for router in routers:
         app.include_router(router, prefix="/v1")
     return app
 
 
-def _writers(store: CritiqueStore) -> APIRouter:
-    router = APIRouter(tags=["critiques"])
+def _handler(status: int, title: str) -> Callable[[Request, Exception], ProblemResponse]:
+    def answer(_: Request, error: Exception) -> ProblemResponse:
+        assert isinstance(error, DataError)
+        return ProblemResponse(status, title, str(error), field=error.field)
 
-    @router.put(CRITIQUE_PATH, status_code=200, responses={201: {"model": CritiqueState}})
-    async def put_critique(
-        trajectory_id: Identifier, identifier: Identifier, critique: Critique, response: Response
-    ) -> CritiqueState:
-        """Store a critique (201) or change it (200); a changed one is queued again."""
-        if not critique.text.strip():
-            raise Problem(422, "Invalid Request", "Field 'text' is wrong: it has no words.", field="text")
-        state, new = await store.put(trajectory_id, identifier, critique)
-        response.status_code = 201 if new else 200
-        return state
-
-    @router.get(CRITIQUE_PATH)
-    async def get_critique(trajectory_id: Identifier, identifier: Identifier) -> CritiqueState:
-        """A critique, and what became of it."""
-        return _found(await store.get(trajectory_id, identifier))
-
-    @router.delete(CRITIQUE_PATH, status_code=204)
-    async def delete_critique(trajectory_id: Identifier, identifier: Identifier) -> None:
-        """Forget a critique."""
-        if not await store.delete(trajectory_id, identifier):
-            raise _unknown()
-
-    @router.get("/rollouts/{trajectory_id}")
-    async def get_rollout(trajectory_id: Identifier) -> RolloutRecord:
-        """A rollout as this service was asked about it, with its critiques."""
-        record = await store.rollout(trajectory_id)
-        if record is None:
-            raise Problem(404, "Not Found", "There is neither such a rollout nor a critique of it.")
-        return record
-
-    @router.get("/rollouts")
-    async def list_rollouts(
-        run_id: Identifier | None = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")] = None,
-    ) -> RolloutPage:
-        """Rollouts, newest first."""
-        return await store.rollouts(run_id, int(cursor) if cursor is not None else None, limit)
-
-    return router
+    return answer
 
 
-def _learner(store: CritiqueStore) -> APIRouter:
-    router = APIRouter(tags=["learner"])
-
-    @router.get("/critiques")
-    async def list_critiques(
-        after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
-        run_id: Annotated[str, Query(max_length=200)] = "",
-        limit: Annotated[int, Query(ge=1, le=500)] = 200,
-    ) -> list[CritiqueState]:
-        """Critiques written after sequence number `after`, oldest first, of trajectories whose id starts with
-        `run_id`."""
-        return await store.after(after, run_id, limit)
-
-    @router.post(CRITIQUE_PATH + "/use")
-    async def use_critique(
-        trajectory_id: Identifier,
-        identifier: Identifier,
-        use: CritiqueUse,
-        seq: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
-    ) -> CritiqueState:
-        """Record what the learner did with a critique; with `seq`, only if it has not changed since that write."""
-        state = _found(await store.use(trajectory_id, identifier, use, seq))
-        if seq is not None and state.seq != seq:
-            raise Problem(409, "Conflict", "The critique has changed since it was read.", field="seq")
-        return state
-
-    return router
+def _touch(db: Connection) -> None:
+    """Fails where the store cannot be written."""
+    db.execute(update(counters).values(value=counters.c.value))
 
 
-def _source(store: CritiqueStore) -> APIRouter:
-    router = APIRouter(tags=["source"])
-
-    @router.post("/feedback")
-    async def feedback(request: FeedbackRequest) -> FeedbackResponse:
-        """Remember the rollouts; say what people have written about them already."""
-        critiques = await store.ask(request.run_id, request.items)
-        return FeedbackResponse(results=[_join(item, critiques[item.trajectory_id]) for item in request.items])
-
-    @router.get("/capabilities")
-    async def capabilities() -> Capabilities:
-        """What this source can do."""
-        return Capabilities(**SOURCE.model_dump(), gives_text=True)
-
-    return router
-
-
-def _join(item: FeedbackItem, critiques: Sequence[CritiqueState]) -> Feedback:
-    if not critiques:
-        return abstention(item, SOURCE)
-    return Feedback(
-        trajectory_id=item.trajectory_id,
-        feedback_id=feedback_id(item, SOURCE),
-        status="ok",
-        text="\n\n".join(state.critique.text for state in critiques),
-        source=SOURCE,
-    )
-
-
-def _found(state: CritiqueState | None) -> CritiqueState:
-    if state is None:
-        raise _unknown()
-    return state
-
-
-def _unknown() -> Problem:
-    return Problem(404, "Not Found", "There is no such critique.")
+def _guidelines(place: str | None) -> str:
+    try:
+        return Path(place).read_text(encoding="utf-8") if place is not None else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"human_feedback.guidelines: {place} cannot be read as text: {error}.") from error

@@ -32,6 +32,7 @@ class Desk:
     def _store(self, trajectory_id: str, identifier: str, **fields: Any) -> None:
         self.seq += 1
         self.states[(trajectory_id, identifier)] = CritiqueState(
+            critique_id=f"c{self.seq}",
             trajectory_id=trajectory_id,
             identifier=identifier,
             seq=self.seq,

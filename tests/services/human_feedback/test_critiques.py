@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +19,14 @@ from shared.errors import ServiceUnavailable
 from shared.feedback_client import FeedbackClient
 from shared.human_client import HumanClient
 from shared.protocol import Feedback
-from shared.settings import HumanFeedbackSettings, Settings
+from tests.services.human_feedback.support import SERVER, settings
 
-SERVER = """
-import sys
-from services.human_feedback.app import create_app
-from shared.service import serve
-from shared.settings import HumanFeedbackSettings, Settings
-settings = Settings(human_feedback=HumanFeedbackSettings(database=sys.argv[1]))
-serve(create_app(settings), settings, 0)
-"""
 PLACE = "/v1/rollouts/run-s000001-g000-r00/critiques/ann"
-
-
-def _settings(path: Path) -> Settings:
-    return Settings(human_feedback=HumanFeedbackSettings(database=str(path)))
 
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[httpx.Client]:
-    with running(create_app(_settings(tmp_path / "deep" / "h.sqlite3"))) as url, httpx.Client(base_url=url) as found:
+    with running(create_app(settings(tmp_path / "deep" / "h.sqlite3"))) as url, httpx.Client(base_url=url) as found:
         yield found
 
 
@@ -64,7 +49,7 @@ def _ask(client: httpx.Client, *names: str, run_id: str = "run") -> list[Feedbac
 
 
 def test_a_critique_is_created_changed_read_and_deleted(client: httpx.Client) -> None:
-    created = client.put(PLACE, json={"text": "Use plus.", "success": False, "author": "Ann"})
+    created = client.put(PLACE, json={"text": "Use plus.", "verdict": "incorrect", "author": "Ann"})
     assert (created.status_code, created.json()["status"]) == (201, "queued")
     changed = client.put(PLACE, json={"text": "Use minus."})
     assert changed.status_code == 200 and changed.json()["seq"] > created.json()["seq"]
@@ -164,20 +149,6 @@ def test_a_service_that_is_away_is_a_sentence_for_the_learner() -> None:
         asyncio.run(HumanClient("http://127.0.0.1:1", None).critiques(0, "run"))
 
 
-def test_a_critique_answered_with_2xx_survives_kill_9(tmp_path: Path) -> None:
-    database = tmp_path / "h.sqlite3"
-    for number in range(3):
-        with _process(database) as (process, url):
-            assert (
-                httpx.put(f"{url}/v1/rollouts/r{number}/critiques/ann", json={"text": f"{number}"}).status_code == 201
-            )
-            process.kill()
-            process.wait()
-    with _process(database) as (_, url):
-        states = httpx.get(f"{url}/v1/critiques").json()
-    assert [(s["seq"], s["critique"]["text"]) for s in states] == [(1, "0"), (2, "1"), (3, "2")]
-
-
 def test_writers_at_the_same_time_lose_nothing(client: httpx.Client) -> None:
     async def write() -> list[int]:
         async with httpx.AsyncClient(base_url=client.base_url) as writer:
@@ -186,7 +157,7 @@ def test_writers_at_the_same_time_lose_nothing(client: httpx.Client) -> None:
         return [answer.json()["seq"] for answer in answers]
 
     assert sorted(asyncio.run(write())) == list(range(1, 41))
-    assert len(client.get("/v1/critiques").json()) == 40
+    assert len(client.get("/v1/critiques").json()["items"]) == 40
 
 
 def test_a_store_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
@@ -194,16 +165,3 @@ def test_a_store_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     path.write_text("hello " * 1000)
     ended = subprocess.run([sys.executable, "-c", SERVER, str(path)], capture_output=True, text=True, timeout=60)
     assert f"InfrastructureError: The critique store {path} failed: file is not a database." in ended.stderr
-
-
-@contextmanager
-def _process(database: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(database)], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
-    try:
-        assert process.stderr is not None
-        yield process, f"http://127.0.0.1:{json.loads(process.stderr.readline())['port']}"
-    finally:
-        process.kill()
-        process.communicate()

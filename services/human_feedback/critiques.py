@@ -1,0 +1,158 @@
+"""Critiques in the database: written, read, and what became of them. Functions on a transaction; no HTTP."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+
+from services.human_feedback.review_queue import reckon
+from services.human_feedback.tables import counters, critiques
+from shared.errors import DataError
+from shared.protocol import Critique, CritiquePage, CritiqueState, CritiqueUse
+
+
+class NotAsExpected(DataError):
+    """The critique is not at the version that the writer has seen."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a writer knows (`If-Match`, `If-None-Match`): one of the versions `seqs`, None for any; or that there is no
+    critique yet. Without either, whatever is there is written over."""
+
+    match: bool = False
+    seqs: frozenset[int] | None = None
+    absent: bool = False
+
+    def check(self, seq: int | None) -> None:
+        """Raise NotAsExpected unless version `seq` (None: there is none) is what the writer knows."""
+        if self.absent and seq is not None:
+            raise NotAsExpected("There is such a critique already.", field="If-None-Match")
+        if self.match and (seq is None or (self.seqs is not None and seq not in self.seqs)):
+            raise NotAsExpected("The critique has changed since it was read: read it again.", field="If-Match")
+
+
+def expected(if_match: str | None, if_none_match: str | None) -> Expected:
+    """Read the two headers. Raises DataError for what our ETags never look like."""
+    if if_none_match is not None and if_none_match.strip() != "*":
+        raise DataError("If-None-Match takes * alone: create, and never change.", field="If-None-Match")
+    if if_match is None or if_match.strip() == "*":
+        return Expected(match=if_match is not None, absent=if_none_match is not None)
+    tags = [re.fullmatch(r'(?:W/)?"([0-9]{1,18})"', tag.strip()) for tag in if_match.split(",")]
+    seqs = frozenset(int(tag[1]) for tag in tags if tag is not None)
+    return Expected(match=True, seqs=seqs, absent=if_none_match is not None)
+
+
+def put(
+    db: Connection, trajectory_id: str, identifier: str, critique: Critique, *, now: float, expected: Expected
+) -> tuple[CritiqueState, bool]:
+    """Store a critique; True if it is new. A changed one is queued again, the same one stays as it is."""
+    known = get(db, trajectory_id, identifier)
+    expected.check(known.seq if known is not None else None)
+    if known is not None and known.critique == critique:
+        return known, False
+    raised = update(counters).where(counters.c.name == "seq").values(value=counters.c.value + 1)
+    values = {
+        "critique": critique.model_dump_json(),
+        "status": "queued",
+        "step": None,
+        "policy_version": None,
+        "reason": None,
+        "seq": db.scalar(raised.returning(counters.c.value)),
+        "updated_at": now,
+    }
+    if known is None:
+        new_id = f"c-{uuid.uuid4().hex}"
+        key = {"trajectory_id": trajectory_id, "identifier": identifier, "critique_id": new_id}
+        db.execute(insert(critiques).values(**key, **values))
+        reckon(db, [trajectory_id])
+    else:
+        db.execute(update(critiques).where(_is(trajectory_id, identifier)).values(**values))
+    state = get(db, trajectory_id, identifier)
+    assert state is not None
+    return state, known is None
+
+
+def get(db: Connection, trajectory_id: str, identifier: str) -> CritiqueState | None:
+    """One critique."""
+    return _one(db, _is(trajectory_id, identifier))
+
+
+def get_by_id(db: Connection, critique_id: str) -> CritiqueState | None:
+    """One critique."""
+    return _one(db, critiques.c.critique_id == critique_id)
+
+
+def forget(db: Connection, trajectory_id: str, identifier: str, *, expected: Expected) -> bool:
+    """Delete a critique; False if there was none."""
+    known = get(db, trajectory_id, identifier)
+    expected.check(known.seq if known is not None else None)
+    db.execute(delete(critiques).where(_is(trajectory_id, identifier)))
+    reckon(db, [trajectory_id])
+    return known is not None
+
+
+def use(
+    db: Connection, trajectory_id: str, identifier: str, use: CritiqueUse, *, seq: int | None, now: float
+) -> CritiqueState | None:
+    """Record what became of a critique, if it is still the one written as `seq` (None: whichever it is); the critique
+    as it is then. Its `seq` stays."""
+    written = _is(trajectory_id, identifier) & (critiques.c.seq == (critiques.c.seq if seq is None else seq))
+    # PostgreSQL's texts hold no NUL.
+    fate = use.model_dump() | {"reason": use.reason and use.reason.replace("\0", "")}
+    db.execute(update(critiques).where(written).values(**fate, updated_at=now))
+    return get(db, trajectory_id, identifier)
+
+
+def page(
+    db: Connection,
+    *,
+    after: int,
+    limit: int,
+    run_id: str | None = None,
+    trajectory_id: str | None = None,
+    status: str | None = None,
+) -> CritiquePage:
+    """Critiques written after `after`, in the order of their last writes, of trajectories whose id starts with
+    `run_id`."""
+    wanted = [critiques.c.seq > after]
+    wanted += [func.substr(critiques.c.trajectory_id, 1, len(run_id)) == run_id] if run_id is not None else []
+    wanted += [critiques.c.trajectory_id == trajectory_id] if trajectory_id is not None else []
+    wanted += [critiques.c.status == status] if status is not None else []
+    query = select(critiques).where(*wanted).order_by(critiques.c.seq).limit(limit + 1)
+    found = [_state(row) for row in db.execute(query).mappings()]
+    return CritiquePage(items=found[:limit], next_cursor=str(found[limit - 1].seq) if len(found) > limit else None)
+
+
+def of_rollouts(db: Connection, trajectory_ids: Sequence[str]) -> dict[str, list[CritiqueState]]:
+    """The critiques of each, in the order of their identifiers."""
+    found: dict[str, list[CritiqueState]] = {trajectory_id: [] for trajectory_id in trajectory_ids}
+    wanted = critiques.c.trajectory_id.in_(list(found))
+    for row in db.execute(select(critiques).where(wanted).order_by(critiques.c.identifier)).mappings():
+        found[row["trajectory_id"]].append(_state(row))
+    return found
+
+
+def written_at(seconds: float) -> str:
+    """A time as RFC 3339, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _is(trajectory_id: str, identifier: str) -> ColumnElement[bool]:
+    return (critiques.c.trajectory_id == trajectory_id) & (critiques.c.identifier == identifier)
+
+
+def _one(db: Connection, condition: ColumnElement[bool]) -> CritiqueState | None:
+    row = db.execute(select(critiques).where(condition)).mappings().one_or_none()
+    return None if row is None else _state(row)
+
+
+def _state(row: Any) -> CritiqueState:
+    parsed = {"critique": Critique.model_validate_json(row["critique"]), "updated_at": written_at(row["updated_at"])}
+    return CritiqueState.model_validate({**row, **parsed})

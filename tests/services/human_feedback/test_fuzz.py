@@ -1,0 +1,78 @@
+"""The service, fuzzed by its own OpenAPI document with keys on: no 5xx, and no write without the right key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+from serving import running
+
+from services.human_feedback.app import create_app
+from tests.services.human_feedback.support import a_question, failed, settings
+
+STACK = {"Authorization": "Bearer k3y"}
+READER = {"Authorization": "Bearer reader"}
+SEEDED = examples(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+NOT_OURS = [positive_data_acceptance, negative_data_rejection]
+"""A document cannot say that an id must be one that is there, or that some text must have words; and parameters that a
+route does not know are ignored."""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("fuzz") / "h.sqlite3"
+    with running(create_app(settings(path, key="k3y", read_key="reader"))) as base:
+        httpx.post(f"{base}/v1/feedback", json=a_question(failed("0"), failed("A")), headers=STACK)
+        yield base
+
+
+@pytest.fixture(scope="module")
+def operations(url: str) -> list[Any]:
+    """Every route of the API."""
+    document = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    return [document[path][method] for path in document for method in document[path] if path.startswith("/v1/")]
+
+
+def _statuses(operation: Any, mode: GenerationMode, key: dict[str, str], count: int) -> set[int]:
+    """The statuses of answers to generated requests, each of which is one that the document names for the route."""
+    found: set[int] = set()
+
+    @examples(SEEDED, max_examples=count)
+    @given(operation.as_strategy(generation_mode=mode))
+    def fuzz(case: Any) -> None:
+        response = case.call_and_validate(headers=key, excluded_checks=NOT_OURS)
+        assert response.status_code < 500
+        if response.status_code >= 400:
+            assert response.headers["content-type"] == ["application/problem+json"]
+        found.add(response.status_code)
+
+    fuzz()
+    return found
+
+
+def test_whatever_is_sent_nothing_fails(operations: list[Any]) -> None:
+    assert len(operations) > 20
+    answered = set()
+    for operation in operations:
+        answered |= _statuses(operation, GenerationMode.POSITIVE, STACK, count=8)
+        answered |= _statuses(operation, GenerationMode.NEGATIVE, STACK, count=6)
+    assert {200, 201, 204, 404, 422} <= answered
+
+
+@pytest.mark.parametrize("key", [{}, {"Authorization": "Bearer k3"}, {"Authorization": "Basic k3y"}])
+def test_without_a_key_nothing_is_answered(operations: list[Any], key: dict[str, str]) -> None:
+    for operation in operations:
+        assert _statuses(operation, GenerationMode.POSITIVE, key, count=2) == {401}
+
+
+def test_with_a_reading_key_nothing_is_written(operations: list[Any]) -> None:
+    for operation in operations:
+        if operation.method.upper() != "GET":
+            assert _statuses(operation, GenerationMode.POSITIVE, READER, count=2) == {403}
