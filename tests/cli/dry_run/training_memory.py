@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import resource
 import sys
 from pathlib import Path
 
@@ -20,11 +18,17 @@ from trainer.training import Training
 
 def main() -> None:
     settings = load_settings(overrides=[f"model.path={sys.argv[1]}", *sys.argv[2:]], environ={})
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    before = _kib("VmRSS")
     training = Training(settings)
     for step in range(2):  # AdamW makes its moments in the first
         training.step(_batch(step, settings.rollout.prompts_per_step, settings.rollout.max_tokens))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    # Not ru_maxrss: that is at least what the process had that started this one.
+    print((_kib("VmHWM") - before) * 1024)
+
+
+def _kib(name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0])
 
 
 def _batch(step: int, prompts: int, tokens: int) -> StepBatch:
