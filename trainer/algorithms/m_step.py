@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -143,13 +143,14 @@ class MStep:
         The terms are written on log pi and D of each token, and autograd takes their slope on these two; closed forms
         take it on to the logits.
         """
-        seen: dict[int, Tokens] = {}
+        # Made beforehand: small tensors kept from each call would leave the heap in holes between the large ones.
+        seen = torch.empty(len(fields(Tokens)), len(student.ids), device=student.hidden.device)
 
         def on_logits(part: slice, logits: Tensor, taught: Tensor | None) -> tuple[Tensor, Tensor]:
             log_p = logits.log_softmax(-1)
             log_q = None if taught is None else taught.log_softmax(-1)
             tokens, slope = self._tokens(log_p, log_q, student.ids[part])
-            seen[part.start] = tokens
+            seen[:, part] = torch.stack([tokens.log_pi, tokens.log_q, tokens.divergence, tokens.entropy])
             with torch.enable_grad():
                 leaves = tokens.log_pi.clone().requires_grad_(), tokens.divergence.clone().requires_grad_()
                 loss = token_loss(part, replace(tokens, log_pi=leaves[0], divergence=leaves[1])).sum()
@@ -162,7 +163,7 @@ class MStep:
             return loss.detach(), torch.zeros_like(logits) if slope is None else slope
 
         loss = loss_on_logits(student, teacher, on_logits)
-        return loss, Tokens.joined(seen.values())
+        return loss, Tokens(*seen)
 
     def _tokens(self, log_p: Tensor, log_q: Tensor | None, ids: Tensor) -> tuple[Tokens, Tensor | None]:
         """What the terms need, of log-probabilities [tokens, vocabulary], and D's slope on the logits if there is D."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,11 +36,6 @@ class Tokens:
     log_q: Tensor
     divergence: Tensor
     entropy: Tensor
-
-    @classmethod
-    def joined(cls, parts: Collection[Tokens]) -> Tokens:
-        """One after the other."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 class Terms:
