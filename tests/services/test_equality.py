@@ -124,7 +124,8 @@ def test_choices_and_numbers_are_judged_while_a_formula_takes_longer_than_the_de
         an_item(2, text="Answer: B", kind="choice", answer="B"),
         an_item(3, text="\\boxed{1}", kind="math", answer="2"),
     ]
-    request = FeedbackRequest(run_id="run", deadline_s=1.0, items=items).model_dump_json()
+    # Shorter than the first comparing process takes to start.
+    request = FeedbackRequest(run_id="run", deadline_s=0.05, items=items).model_dump_json()
     settings = Settings(critic_feedback=CriticFeedbackSettings(equality_limit_s=60.0))
     with running(create_app(settings)) as url:
         body = httpx.post(f"{url}/answer/v1/feedback", content=request, headers=JSON, timeout=60).content
