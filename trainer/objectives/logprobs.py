@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -14,11 +13,11 @@ def chosen_logprobs(log_p: Tensor, ids: Tensor) -> Tensor:
 def chosen_slope(p: Tensor, ids: Tensor, scale: Tensor) -> Tensor:
     """The gradient of sum scale log pi(y) on the logits, scale (onehot(y) - p), [tokens, vocabulary].
 
-    `p` [tokens, vocabulary], probabilities; `scale` [tokens].
+    `p` [tokens, vocabulary], probabilities, is overwritten; `scale` [tokens].
     """
-    return (p * -scale[:, None]).scatter_add_(-1, ids[:, None], scale[:, None])
+    return p.mul_(-scale[:, None]).scatter_add_(-1, ids[:, None], scale[:, None])
 
 
 def entropy(log_p: Tensor) -> Tensor:
     """-sum p log p in nats, [tokens]; a token of probability 0 adds nothing."""
-    return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
+    return -log_p.exp().mul_(log_p).nan_to_num_(nan=0.0).sum(-1)
