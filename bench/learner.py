@@ -6,9 +6,9 @@ SDPO: forward and backward pass on (prompt, response), teacher's pass on (prompt
 over the whole vocabulary or over the top K and a tail, clipped gradient, AdamW; live teacher, no importance weights.
 VPD cycle: five such M-steps and one E-step on the rows of the last. The model is random, of the Qwen3 architecture.
 Each measurement has a process of its own; ours and TRL's take turns, and medians are printed. `peak` is the largest
-resident memory (on a GPU: allocated) above that with the loaded model, so with gradients and AdamW's moments. Both
-sides must have the same gradient norm in their first step. On a GPU both compute in bfloat16 over float32 weights, and
-MFU is printed.
+resident memory (on a GPU: allocated) above that with the loaded model, so with gradients and AdamW's moments. The two
+must have the same gradient norm in their first step. On a GPU they compute in bfloat16 over float32 weights, and MFU is
+printed.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def measure(who: str, shape: Shape, model: Path, top_k: int, device: str) -> Mea
 def ours(who: str, shape: Shape, model: Path, top_k: int, device: str) -> Measured:
     learner = LearnerSettings(microbatch_tokens=max(64, shape.rows * (shape.informed + shape.tokens)))
     dtype: Any = "float32" if device == "cpu" else "bfloat16"
-    policy = Policy(model, ModelSettings(device=device, dtype=dtype), learner, temperature=1.0)  # type: ignore[arg-type]
+    policy = Policy(model, ModelSettings(device=device, dtype=dtype), learner, temperature=1.0)
     optimizer = Optimizer(policy, OptimizerSettings(warmup_steps=0), learning_rate=RATE, total_steps=100)
     m_step = DistillSettings(top_k=top_k or None, aggregation="sequence_mean", importance_cap=None)
     live = TeacherSettings(weights="live")
@@ -66,6 +66,7 @@ def ours(who: str, shape: Shape, model: Path, top_k: int, device: str) -> Measur
     chosen = settings if who == "vpd" else SDPOSettings(teacher=live, m_step=m_step)
     algorithm = make(chosen, Tools(policy, optimizer))
     rows = batch_rows(shape)
+    warm_up(policy.network, device)
     memory = Memory(device, policy.network)
     if who == "sdpo":
         seconds, norms = [], []
@@ -99,9 +100,9 @@ def trl(shape: Shape, model: Path, top_k: int, device: str) -> Measured:
         warnings.simplefilter("ignore")  # TRL warns on import that its experimental part may change
         from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 
-    support = {"distillation_mode": "full_logits"}
+    support: dict[str, Any] = {"distillation_mode": "full_logits"}
     if top_k != FULL:
-        support = {"distillation_mode": "topk_logits", "distillation_topk": top_k, "distillation_add_tail": True}  # type: ignore[dict-item]
+        support = {"distillation_mode": "topk_logits", "distillation_topk": top_k, "distillation_add_tail": True}
     arguments = SDPOConfig(
         output_dir=str(model / "out"),
         per_device_train_batch_size=shape.rows,
@@ -146,6 +147,7 @@ def trl(shape: Shape, model: Path, top_k: int, device: str) -> Measured:
         optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
+    warm_up(network, device)
     memory = Memory(device, network)
     done = [timed(device, step) for _ in range(STEPS)]
     return measured(shape, device, statistics.median(spent for _, spent in done), memory, done[0][0], passes=1)
@@ -209,6 +211,12 @@ class Memory:
         return 1024 * int(line.split()[1])
 
 
+def warm_up(network: torch.nn.Module, device: str) -> None:
+    """One token: what libraries load at the first forward pass is no memory of the step."""
+    with torch.no_grad():
+        network(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device))
+
+
 def timed(device: str, action: Callable[[], T]) -> tuple[T, float]:
     began = time.perf_counter()
     result = action()
@@ -220,7 +228,7 @@ def timed(device: str, action: Callable[[], T]) -> tuple[T, float]:
 def batch_ids(shape: Shape) -> tuple[Ids, Ids, Ids]:
     """Prompts, the teacher's prompts and responses, of random tokens."""
     generator = torch.Generator().manual_seed(1)
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         torch.randint(shape.vocabulary, (shape.rows, length), generator=generator).tolist()
         for length in (shape.prompt, shape.informed, shape.tokens)
     )
