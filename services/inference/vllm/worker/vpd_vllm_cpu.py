@@ -8,6 +8,9 @@ more memory and time.
 Rotary embeddings: the kernel stores 16 bytes at a time at aligned addresses, and ends the process where half a head is
 no multiple of that. Such heads are rotated by vLLM's own plain code.
 
+AMX: on CPUs that have it, the attention kernel for bfloat16 ends the process at the first request (seen with padded
+heads). The kernel for plain vectors is taken instead.
+
 Seeds: while a prompt is not taken in whole, vLLM samples a token after its part, throws it away, and winds the
 request's generator back. Only generators of a GPU can do that; on a CPU the engine dies. Here such a request does not
 draw from its generator in the first place.
@@ -27,6 +30,7 @@ def mend() -> None:
 
     if current_platform.is_cpu():
         _allow_any_head_size()
+        _avoid_amx()
         _allow_rotations_of_any_size()
         _allow_seeds_of_partial_prompts()
 
@@ -52,6 +56,18 @@ def _allow_any_head_size() -> None:
         return output.view(-1, self.num_heads, self.head_size)[..., : -self.padding].flatten(1)
 
     Attention.__init__, Attention.forward = init, forward
+
+
+def _avoid_amx() -> None:
+    from vllm.v1.attention.backends import cpu_attn
+
+    plain_isa = cpu_attn._get_attn_isa
+
+    def isa(*arguments: Any, **named: Any) -> Any:
+        found = plain_isa(*arguments, **named)
+        return "vec" if found == "amx" else found
+
+    cpu_attn._get_attn_isa = isa
 
 
 def _allow_rotations_of_any_size() -> None:
