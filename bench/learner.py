@@ -24,6 +24,8 @@ from functools import partial
 import pydantic
 
 FULL = 0
+CYCLE = 5
+"""M-steps to an E-step."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Measured(pydantic.BaseModel):
 
     seconds: float
     """Of a step; of VPD, of a cycle."""
+    cpu_seconds: float
+    """The same, of all cores: what a busy machine changes least."""
     e_step_share: float | None = None
     """The E-step's time as a share of the five M-steps'."""
     peak_gib: float
@@ -73,21 +77,26 @@ def main() -> None:
     print(f"{arguments.shape}: {shape}, {arguments.device}")
     for k in arguments.top_k:
         print(f"\n{'whole vocabulary' if k == FULL else f'top {k} and tail'}")
-        side = partial(_in_a_process, shape=arguments.shape, top_k=k, device=arguments.device)
-        found = compare(side, arguments.rounds, tolerance=1e-3 if arguments.device == "cpu" else 0.05)
-        theirs = found["trl"]
-        for who, steps in (("trl", 1), ("sdpo", 1), ("vpd", 5)):
-            mine = found[who]
-            line = f"  {who:<5} {mine.seconds:7.2f} s {steps * tokens / mine.seconds:8.0f} tokens/s"
-            line += f"   peak {mine.peak_gib:5.2f} GiB"
-            if who != "trl":
-                speed = steps * theirs.seconds / mine.seconds
-                line += f"   {speed:.2f} times TRL's speed, {mine.peak_gib / theirs.peak_gib:.3f} of its memory"
-            if mine.e_step_share is not None:
-                line += f", E-step {100 * mine.e_step_share:.0f} % of the M-steps"
-            if mine.peak_tflops is not None:
-                line += f", MFU {100 * mine.tflop / mine.seconds / mine.peak_tflops:.1f} %"
-            print(line)
+        measure = partial(_in_a_process, shape=arguments.shape, top_k=k, device=arguments.device)
+        found = compare(measure, arguments.rounds, tolerance=1e-3 if arguments.device == "cpu" else 0.05)
+        for who, side in found.items():
+            steps = CYCLE if who == "vpd" else 1
+            print(f"  {who:<5} {_line(side, found['trl'], steps, steps * tokens)}")
+
+
+def _line(mine: Measured, theirs: Measured, steps: int, tokens: int) -> str:
+    """What was measured of `steps` steps with `tokens` response tokens, beside TRL's step."""
+    line = f"{mine.seconds:7.2f} s, CPU {mine.cpu_seconds:6.2f} s, {tokens / mine.seconds:5.0f} tokens/s"
+    line += f", peak {mine.peak_gib:5.2f} GiB"
+    if mine is not theirs:
+        speed, by_cpu = steps * theirs.seconds / mine.seconds, steps * theirs.cpu_seconds / mine.cpu_seconds
+        line += f"; {speed:.2f} times TRL's speed, by CPU {by_cpu:.2f}"
+        line += f"; {mine.peak_gib / theirs.peak_gib:.3f} of its memory"
+    if mine.e_step_share is not None:
+        line += f"; E-step {100 * mine.e_step_share:.0f} % of the M-steps"
+    if mine.peak_tflops is not None:
+        line += f"; MFU {100 * mine.tflop / mine.seconds / mine.peak_tflops:.1f} %"
+    return line
 
 
 def compare(side: Callable[[str], Measured], rounds: int, *, tolerance: float) -> dict[str, Measured]:
@@ -114,7 +123,7 @@ def _in_a_process(who: str, shape: str, top_k: int, device: str) -> Measured:
     command = [sys.executable, "-m", "bench.learner_side", who, shape, str(top_k), device]
     out = subprocess.run(command, capture_output=True, text=True)
     if out.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{out.stderr}")
+        sys.exit(f"{' '.join(command)} ended with {out.returncode}:\n{out.stderr}")
     return Measured.model_validate_json(out.stdout.splitlines()[-1])
 
 

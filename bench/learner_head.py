@@ -14,7 +14,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from bench.learner_side import Memory, timed
+from bench.learner_side import Memory, Spent, timed
 from trainer.head import Head, chunk_tokens
 from trainer.objectives.divergence import reverse_kl
 from trainer.scores import Scores, loss_on_logits
@@ -24,20 +24,20 @@ def main(words: list[str]) -> None:
     dense = words[:1] == ["dense"]
     tokens, hidden, vocabulary = [int(word) for word in words[dense:]] or [8192, 1024, 151_936]
     print(("dense" if dense else "chunked") + f", {tokens} tokens, hidden {hidden}, vocabulary {vocabulary}:", end=" ")
-    seconds, gib = measure(tokens, hidden, vocabulary, dense=dense)
-    print(f"{seconds:.1f} s, peak {gib:.2f} GiB")
+    spent, gib = measure(tokens, hidden, vocabulary, dense=dense)
+    print(f"{spent.wall:.1f} s, CPU {spent.cpu:.1f} s, peak {gib:.2f} GiB")
 
 
-def measure(tokens: int, hidden: int, vocabulary: int, *, dense: bool) -> tuple[float, float]:
-    """Seconds and GiB above weights and hidden states."""
+def measure(tokens: int, hidden: int, vocabulary: int, *, dense: bool) -> tuple[Spent, float]:
+    """Time, and GiB above weights and hidden states."""
     torch.manual_seed(0)
     linear = nn.Linear(hidden, vocabulary, bias=False)
     student = torch.randn(tokens, hidden, requires_grad=True)
     teacher = student.detach() + 0.1 * torch.randn(tokens, hidden)
     memory = Memory("cpu", linear)
     loss = _dense if dense else _chunked
-    _, seconds = timed("cpu", lambda: loss(linear, student, teacher).backward())
-    return seconds, memory.peak_gib()
+    _, spent = timed("cpu", lambda: loss(linear, student, teacher).backward())
+    return spent, memory.peak_gib()
 
 
 def _chunked(linear: nn.Linear, student: Tensor, teacher: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from bench.learner import FULL, SHAPES, Measured, Shape
+from bench.learner import CYCLE, FULL, SHAPES, Measured, Shape
 from shared.algorithm_settings import (
     DistillSettings,
     EStepSettings,
@@ -34,7 +34,6 @@ from trainer.policy import Policy
 from trainer.teacher_prompt import TeacherPrompt
 
 STEPS = 3
-CYCLE = 5
 RATE = 1e-6
 TOKENIZER = Path(__file__).parents[1] / "trainer/tasks/renamed_library/model"
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
@@ -74,21 +73,22 @@ def ours(who: str, shape: Shape, model: Path, top_k: int, device: str) -> Measur
             metrics, spent = timed(device, lambda step=step: algorithm.train_step(Batch(step, rows)))
             seconds.append(spent)
             norms.append(metrics["m_step/grad_norm"])
-        return measured(shape, device, statistics.median(seconds), memory, norms[0], passes=1)
+        return measured(shape, device, middle(seconds), memory, norms[0], passes=1)
     return cycle(shape, device, algorithm, rows, memory)
 
 
 def cycle(shape: Shape, device: str, algorithm: Algorithm, rows: list[Row], memory: Memory) -> Measured:
     """Two cycles, of which the second counts: the first makes AdamW's moments."""
-    norm, seconds, m_seconds, e_seconds = 0.0, 0.0, 0.0, 0.0
+    norm, m_seconds, e_seconds, spent_on = 0.0, 0.0, 0.0, list[Spent]()
     for step in range(2 * CYCLE):
         metrics, spent = timed(device, lambda step=step: algorithm.train_step(Batch(step, rows)))
         norm = norm or metrics["m_step/grad_norm"]
         if step >= CYCLE:
-            seconds += spent
+            spent_on.append(spent)
             m_seconds += metrics["seconds/m_step"]
             e_seconds += metrics.get("seconds/e_step", 0.0)
-    found = measured(shape, device, seconds, memory, norm, passes=CYCLE, e_steps=1)
+    whole = Spent(*(sum(column) for column in zip(*spent_on, strict=True)))
+    found = measured(shape, device, whole, memory, norm, passes=CYCLE, e_steps=1)
     return found.model_copy(update={"e_step_share": e_seconds / m_seconds})
 
 
@@ -150,16 +150,17 @@ def trl(shape: Shape, model: Path, top_k: int, device: str) -> Measured:
     warm_up(network, device)
     memory = Memory(device, network)
     done = [timed(device, step) for _ in range(STEPS)]
-    return measured(shape, device, statistics.median(spent for _, spent in done), memory, done[0][0], passes=1)
+    return measured(shape, device, middle([spent for _, spent in done]), memory, done[0][0], passes=1)
 
 
 def measured(
-    shape: Shape, device: str, seconds: float, memory: Memory, norm: float, *, passes: int, e_steps: int = 0
+    shape: Shape, device: str, spent: Spent, memory: Memory, norm: float, *, passes: int, e_steps: int = 0
 ) -> Measured:
     known = [peak for name, peak in PEAK_TFLOPS.items() if device == "cuda" and name in torch.cuda.get_device_name()]
     tflop = (passes * _m_step_flop(shape) + e_steps * _e_step_flop(shape)) / 1e12
     return Measured(
-        seconds=seconds,
+        seconds=spent.wall,
+        cpu_seconds=spent.cpu,
         peak_gib=memory.peak_gib(),
         grad_norm=norm,
         tflop=tflop,
@@ -188,6 +189,13 @@ def _weights(shape: Shape) -> tuple[float, float]:
     return shape.layers * (attention + 3 * shape.hidden * shape.intermediate), shape.hidden * shape.vocabulary
 
 
+class Spent(NamedTuple):
+    """Seconds of the clock, and of this process on all cores."""
+
+    wall: float
+    cpu: float
+
+
 class Memory:
     """How much more memory is taken at most than when this was made."""
 
@@ -211,18 +219,23 @@ class Memory:
         return 1024 * int(line.split()[1])
 
 
+def middle(steps: list[Spent]) -> Spent:
+    return Spent(*(statistics.median(column) for column in zip(*steps, strict=True)))
+
+
 def warm_up(network: torch.nn.Module, device: str) -> None:
     """One token: what libraries load at the first forward pass is no memory of the step."""
     with torch.no_grad():
         network(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device))
 
 
-def timed(device: str, action: Callable[[], T]) -> tuple[T, float]:
-    began = time.perf_counter()
+def timed(device: str, action: Callable[[], T]) -> tuple[T, Spent]:
+    """What the action gives, and what it took."""
+    began, cpu = time.perf_counter(), time.process_time()
     result = action()
     if device == "cuda":
         torch.cuda.synchronize()
-    return result, time.perf_counter() - began
+    return result, Spent(time.perf_counter() - began, time.process_time() - cpu)
 
 
 def batch_ids(shape: Shape) -> tuple[Ids, Ids, Ids]:
