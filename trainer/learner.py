@@ -82,7 +82,8 @@ def _lead(settings: Settings, ranks: Ranks) -> None:
     if run.finished:
         log.info("the run is already complete", directory=str(run.path))
     else:
-        asyncio.run(_main(settings, run, ranks))
+        with run.held():
+            asyncio.run(_main(settings, run, ranks))
     ranks.dismiss()
 
 

@@ -155,10 +155,6 @@ class Policy:
             self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=not self.recomputes
         )
 
-    def token_logprobs(self, scores: Scores) -> Tensor:
-        """log pi of each response token, float32 [tokens]."""
-        return scores.logprobs()
-
     @torch.no_grad()
     def response_logprobs(self, sequences: Sequences) -> Tensor:
         """Sum of log pi over each response, without gradients, float32 [rows]."""
@@ -167,7 +163,7 @@ class Policy:
         logprobs = torch.zeros(len(sequences), device=self.device)
         for span in self.spans(sorted_rows):
             scores = self.score(sorted_rows[span])
-            logprobs[order[span]] = scores.per_row(self.token_logprobs(scores))
+            logprobs[order[span]] = scores.per_row(scores.logprobs())
         return logprobs
 
     @torch.no_grad()
@@ -179,7 +175,7 @@ class Policy:
         ids = _canary_ids(len(self.tokenizer), min(_CANARY_TOKENS, self.max_context))
         unheated = copy.copy(self)
         unheated.temperature = 1.0
-        logprobs = unheated.token_logprobs(unheated.score(Sequences([ids[:1]], [ids[1:]]))).tolist()
+        logprobs = unheated.score(Sequences([ids[:1]], [ids[1:]])).logprobs().tolist()
         return Canary(token_ids=ids, logprobs=logprobs) if all(map(math.isfinite, logprobs)) else None
 
     def spans(self, *aligned: Sequences) -> Iterator[slice]:

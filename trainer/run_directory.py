@@ -13,16 +13,18 @@ one was stopped and resumed. What depends on the clock or on other processes goe
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from shared.errors import SettingsError
+from shared.errors import SettingsError, VPDError
 from shared.load_settings import public_settings, resolve_settings
 from shared.protocol import Feedback
 from shared.settings import Settings
@@ -56,6 +58,20 @@ class RunDirectory:
             self.identity = self._identity(settings)
         except OSError as error:
             raise disk_error(error, self.path) from error
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other learners out; the hold ends with the process, however it ends. Raises VPDError where another
+        learner trains this run: both would write its files."""
+        with (self.path / ".learner.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise VPDError(
+                    f"Another learner trains the run in {self.path}: wait for it or stop it, or choose another name "
+                    "with --set run.name=NAME."
+                ) from None
+            yield
 
     def _identity(self, settings: Settings) -> RunIdentity:
         file = self.path / "run.json"

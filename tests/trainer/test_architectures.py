@@ -45,7 +45,7 @@ def plain(policy: Policy) -> Tensor:
 
 def scored(policy: Policy) -> Tensor:
     scores = policy.score(ROWS)
-    return scores.per_row(policy.token_logprobs(scores))
+    return scores.per_row(scores.logprobs())
 
 
 def gradients(policy: Policy, values: Tensor) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def move(policy: Policy) -> None:
 
 def scored(policy: Policy) -> torch.Tensor:
     scores = policy.score(ROWS)
-    return scores.per_row(policy.token_logprobs(scores))
+    return scores.per_row(scores.logprobs())
 
 
 def backward(policy: Policy) -> None:

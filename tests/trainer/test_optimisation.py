@@ -52,7 +52,7 @@ def test_gradients_of_several_passes_make_one_update_at_the_steps_rate(new_polic
         metrics: dict[str, float] = {}
         with optimizer.gradient_step(3, metrics, "m_step", share=0.5):
             for span in spans:
-                policy.token_logprobs(policy.score(ROWS[span])).sum().backward()
+                policy.score(ROWS[span]).logprobs().sum().backward()
         assert metrics["m_step/skipped_updates"] == 0 and metrics["m_step/grad_norm"] > 1
         assert optimizer.adamw.param_groups[0]["lr"] == optimizer.learning_rate(3, share=0.5)
         assert all(p.grad is None for p in policy.network.parameters())
@@ -70,7 +70,7 @@ def test_gradients_are_scaled_to_the_norm(new_policy: NewPolicy) -> None:
         )
     )
     with optimizer.gradient_step(0, {}, "m_step"):
-        policy.token_logprobs(policy.score(ROWS)).sum().backward()
+        policy.score(ROWS).logprobs().sum().backward()
     assert norms == [pytest.approx(0.5, rel=1e-4)]
 
 
@@ -81,7 +81,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(new_policy
     before = weights(policy)
     metrics: dict[str, float] = {}
     with optimizer.gradient_step(0, metrics, "e_step"):
-        (policy.token_logprobs(policy.score(ROWS)).sum() * bad).backward()
+        (policy.score(ROWS).logprobs().sum() * bad).backward()
     assert metrics["e_step/skipped_updates"] == 1
     assert same(weights(policy), before)
     assert not optimizer.adamw.state
@@ -91,6 +91,6 @@ def test_an_error_inside_changes_nothing(new_policy: NewPolicy) -> None:
     policy = new_policy()
     before = weights(policy)
     with pytest.raises(RuntimeError, match="broken"), tools(policy).optimizer.gradient_step(0, {}, "m_step"):
-        policy.token_logprobs(policy.score(ROWS)).sum().backward()
+        policy.score(ROWS).logprobs().sum().backward()
         raise RuntimeError("broken")
     assert same(weights(policy), before)

@@ -40,7 +40,7 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass_of_each_row(
 ) -> None:
     policy = new_policy(temperature=temperature)
     scores = policy.score(ROWS)
-    got = policy.token_logprobs(scores)
+    got = scores.logprobs()
     expected = [plain_logprobs(policy, p, r, temperature) for p, r in zip(ROWS.prompts, ROWS.responses, strict=True)]
     torch.testing.assert_close(got.double(), torch.cat(expected), atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(
@@ -76,7 +76,7 @@ def test_chunked_scores_and_gradients_are_those_of_all_logits_at_once(new_policy
     values = []
     for policy in (dense, chunked):
         dense.network.zero_grad()
-        value = policy.token_logprobs(policy.score(ROWS))
+        value = policy.score(ROWS).logprobs()
         (value * torch.linspace(-1, 1, len(value))).sum().backward()
         values.append(value.detach())
         gradients.append([p.grad.clone() for p in dense.network.parameters() if p.grad is not None])
@@ -152,7 +152,7 @@ def test_bfloat16_gradients_are_float32_and_point_where_the_exact_ones_do(
         model = ModelSettings(device="cpu", dtype=dtype, gradient_checkpointing=True)
         policy = Policy(tiny_model_directory, model, LearnerSettings(), temperature=1.0)
         policy.packs, policy.chunk_tokens = packs, 4
-        policy.token_logprobs(policy.score(ROWS)).sum().backward()
+        policy.score(ROWS).logprobs().sum().backward()
         assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters())
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
     assert torch.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99

@@ -24,7 +24,7 @@ def _gradients(policy: Policy, backward: Callable[[], Any]) -> dict[str, torch.T
 
 def _row_logprobs(policy: Policy, prompts: list[list[int]], responses: list[list[int]]) -> torch.Tensor:
     scores = policy.score(Sequences(prompts, responses))
-    return scores.per_row(policy.token_logprobs(scores))
+    return scores.per_row(scores.logprobs())
 
 
 def test_scores_and_gradients_are_those_of_rows_scored_one_by_one(new_policy: Callable[..., Policy]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from trainer_builders import group, said, trajectory
 
-from shared.errors import InfrastructureError, SettingsError
+from shared.errors import InfrastructureError, SettingsError, VPDError
 from shared.protocol import Message
 from shared.settings import Settings, TeacherPromptSettings
 from trainer.batch import BatchBuilder
@@ -53,6 +53,14 @@ def test_what_does_not_change_the_run_may_differ(tmp_path: Path) -> None:
     first = RunDirectory(settings(tmp_path)).identity
     moved = {"inference": {"url": "http://127.0.0.1:9999"}, "learner": {"checkpoint_every": 1}}
     assert RunDirectory(settings(tmp_path, **moved)).identity == first
+
+
+def test_two_learners_never_train_one_run(tmp_path: Path) -> None:
+    first, second = RunDirectory(settings(tmp_path)), RunDirectory(settings(tmp_path))
+    with first.held(), pytest.raises(VPDError, match="Another learner trains the run in"), second.held():
+        pass
+    with second.held():
+        pass
 
 
 def test_no_key_is_written_to_disk(tmp_path: Path) -> None:

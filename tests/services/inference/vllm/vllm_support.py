@@ -91,7 +91,7 @@ def logprobs(directory: Path, prompt: list[int], response: list[int], temperatur
     policy = oracle(directory, temperature)
     with torch.no_grad():
         scores = policy.score(Sequences([prompt], [response]))
-        values: list[float] = policy.token_logprobs(scores).tolist()
+        values: list[float] = scores.logprobs().tolist()
     return values
 
 
