@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 import httpx
+from fork_server import fork_server
 from tiny_model import make_tiny_model
 from vpd_run import free_base_port
 
@@ -74,7 +72,7 @@ class Stack:
         self._ports = {name: free_base_port() + i for i, name in enumerate(SERVICES)}
         self._model = make_tiny_model(root / "model", context=1024)
         _write_tasks(root)
-        self._context = _fork_server()
+        self._context = fork_server("chaos_processes")
         self._running: dict[str, ForkServerProcess] = {}
         # A socket's path has at most 107 bytes.
         directory = Path(tempfile.mkdtemp(prefix="vpd-chaos-"))
@@ -261,19 +259,3 @@ def _write_tasks(root: Path) -> None:
             for i in range(10)
         ]
         (root / file).write_text("".join(json.dumps(task) + "\n" for task in tasks))
-
-
-def _fork_server() -> Any:
-    """Forks processes that have imported torch and the like already; there is one for each test process."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["chaos_processes"])
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
-    os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    try:
-        from multiprocessing import forkserver
-
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    return context

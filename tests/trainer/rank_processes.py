@@ -5,11 +5,9 @@ Functions that run on ranks take (ranks, ...) and return something that can be p
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers.models.qwen3.modeling_qwen3
+from fork_server import fork_server
 from trainer_builders import random_groups
 
 from shared.settings import Settings
@@ -36,7 +35,7 @@ WITHIN_S = 60.0
 def on_ranks(size: int, *calls: Callable[[Ranks], Any]) -> list[list[Any]]:
     """What each of the calls, one after the other, returns on each of `size` ranks, by rank. Raises AssertionError with
     the traceback of one that failed."""
-    context = _fork_server()
+    context = fork_server("rank_processes")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -138,18 +137,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _fork_server() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rank_processes"])
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
-    os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    try:
-        from multiprocessing import forkserver
-
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    return context

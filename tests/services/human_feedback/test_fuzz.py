@@ -8,8 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given
-from hypothesis import settings as examples
+from fuzzing import statuses
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from serving import running
@@ -19,7 +18,6 @@ from tests.services.human_feedback.support import a_question, failed, settings
 
 STACK = {"Authorization": "Bearer k3y"}
 READER = {"Authorization": "Bearer reader"}
-SEEDED = examples(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 NOT_OURS = [positive_data_acceptance, negative_data_rejection]
 """A document cannot say that an id must be one that is there, or that some text must have words; and parameters that a
 route does not know are ignored."""
@@ -41,20 +39,7 @@ def operations(url: str) -> list[Any]:
 
 
 def _statuses(operation: Any, mode: GenerationMode, key: dict[str, str], count: int) -> set[int]:
-    """The statuses of answers to generated requests, each of which is one that the document names for the route."""
-    found: set[int] = set()
-
-    @examples(SEEDED, max_examples=count)
-    @given(operation.as_strategy(generation_mode=mode))
-    def fuzz(case: Any) -> None:
-        response = case.call_and_validate(headers=key, excluded_checks=NOT_OURS)
-        assert response.status_code < 500
-        if response.status_code >= 400:
-            assert response.headers["content-type"] == ["application/problem+json"]
-        found.add(response.status_code)
-
-    fuzz()
-    return found
+    return statuses(operation, mode, key, count, excluded=NOT_OURS)
 
 
 def test_whatever_is_sent_nothing_fails(operations: list[Any]) -> None:
