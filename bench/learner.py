@@ -77,7 +77,7 @@ def main() -> None:
     print(f"{arguments.shape}: {shape}, {arguments.device}")
     for k in arguments.top_k:
         print(f"\n{'whole vocabulary' if k == FULL else f'top {k} and tail'}")
-        measure = partial(_in_a_process, shape=arguments.shape, top_k=k, device=arguments.device)
+        measure = partial(in_a_process, shape=arguments.shape, top_k=k, device=arguments.device)
         found = compare(measure, arguments.rounds, tolerance=1e-3 if arguments.device == "cpu" else 0.05)
         for who, side in found.items():
             steps = CYCLE if who == "vpd" else 1
@@ -119,7 +119,8 @@ def _median(runs: list[Measured]) -> Measured:
     return Measured(**{name: None if None in values else statistics.median(values) for name, values in found.items()})
 
 
-def _in_a_process(who: str, shape: str, top_k: int, device: str) -> Measured:
+def in_a_process(who: str, shape: str, top_k: int, device: str) -> Measured:
+    """What bench.learner_side measures of `who` in a process that has done nothing else."""
     command = [sys.executable, "-m", "bench.learner_side", who, shape, str(top_k), device]
     out = subprocess.run(command, capture_output=True, text=True)
     if out.returncode != 0:
