@@ -69,7 +69,7 @@ class Progress(Wire):
 
 
 class ReviewSettings(Wire):
-    """`GET /v1/review/settings`: what the review page needs to know."""
+    """`GET /v1/review/settings`: what a reviewer's client needs to know."""
 
     guidelines: str
     lease_s: float

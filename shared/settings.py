@@ -436,27 +436,27 @@ class CriticFeedbackSettings(Strict):
 
 
 class HumanFeedbackSettings(Strict):
-    """The human feedback service (docs/human-feedback.md)."""
+    """The human feedback service."""
 
     database: str = "runs/human_feedback.sqlite3"
     """Where critiques and the rollouts they are about are kept: an SQLite file, or `postgresql://USER@HOST/NAME` (needs
     the extra `postgres`; the password is read from PGPASSWORD)."""
     review: Literal["all", "failed", "sample", "uncertain"] = "failed"
-    """Which rollouts the review page shows people: all, those whose outcome is a failure, a random `review_share`, or
+    """Which rollouts people are given to review: all, those whose outcome is a failure, a random `review_share`, or
     those of groups whose siblings' rewards differ, most first."""
     review_share: Share = 0.1
     """Share of the rollouts that `review` sample shows."""
     reviews_per_rollout: Annotated[int, Field(ge=1)] = 1
     """A rollout leaves the review queue when so many critiques of it are there."""
     lease_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
-    """For how long a rollout is one reviewer's alone, in seconds; the page renews it while a person works."""
+    """For how long a rollout is one reviewer's alone, in seconds, unless it is renewed."""
     wait_s: Annotated[float, Field(ge=0)] = 0.0
     """How long a question about rollouts in the review queue waits for people, in seconds, at most to its own deadline;
     0 answers at once with what is there. Training waits as long."""
     blind: bool = True
     """Hide a rollout's outcome and its task's reference from a reviewer until a first draft is saved."""
     guidelines: str | None = None
-    """A text or Markdown file that the review page shows to every reviewer."""
+    """A text or Markdown file that is given to every reviewer."""
     read_key: SecretStr | None = None
     """Key that reads; None: one is made at the first start and printed once. Without `api_key` no key is asked for."""
     review_key: SecretStr | None = None

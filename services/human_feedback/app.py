@@ -1,9 +1,8 @@
 """Critique by people: put at any time, before or after its rollout, and on the disk before the answer.
 
-Writers put critiques and read what became of them; reviewers claim rollouts one by one, on the page below `/review/` or
-through its routes; the collector asks as it asks any source; the learner polls for what came late, and reports the use
-of each. Here the parts are put together: routes in `*_routes.py`, what they do to the database in `critiques.py`,
-`rollouts.py`, `reviews.py` and `questions.py`.
+Writers put critiques and read what became of them; reviewers claim rollouts one by one; the collector asks as it asks
+any source; the learner polls for what came late, and reports the use of each. Here the parts are put together: routes
+in `*_routes.py`, what they do to the database in `critiques.py`, `rollouts.py`, `reviews.py` and `questions.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from shared.problems import ProblemResponse
 from shared.service import create_service
 from shared.settings import Settings
 
-PAGE = "/review/"
 STATUSES = {NotAsExpected: (412, "Precondition Failed"), LostClaim: (409, "Conflict"), UnknownClaim: (404, "Not Found")}
 
 
@@ -58,7 +56,7 @@ def create_app(settings: Settings, clock: Clock = time.time) -> FastAPI:
         settings,
         checks={"store": store},
         lifespan=lifespan,
-        auth=Middleware(ScopedAuth, keys=keys, open_prefix=PAGE),
+        auth=Middleware(ScopedAuth, keys=keys),
         description=__doc__ or "",
     )
     for error, (status, title) in STATUSES.items():

@@ -79,17 +79,16 @@ class Keys:
 class ScopedAuth:
     """ASGI: lets through who holds any key, and leaves what it grants in `scope["state"]` for `needs`."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, open_prefix: str) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app = app
         self.keys = keys
-        self.open_prefix = open_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        if self.keys.open or path in OPEN_PATHS or path.startswith(self.open_prefix):
+        if self.keys.open or path in OPEN_PATHS:
             granted: frozenset[str] | None = GRANTS["admin"] if self.keys.open else frozenset()
         else:
             granted = self.keys.grants(dict(scope["headers"]).get(b"authorization", b""))

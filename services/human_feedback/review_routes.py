@@ -35,7 +35,7 @@ def router(desk: Desk, guidelines: str) -> APIRouter:
 
     @found.get("/settings")
     async def review_settings() -> ReviewSettings:
-        """What the review page needs to know."""
+        """What a reviewer's client needs to know."""
         return ReviewSettings(guidelines=guidelines, lease_s=desk.settings.lease_s, blind=desk.settings.blind)
 
     return found
