@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench.learner_side import Memory, Spent, timed
 from trainer.head import Head, chunk_tokens
 from trainer.objectives.divergence import reverse_kl
+from trainer.objectives.logprobs import log_softmax_
 from trainer.scores import Scores, loss_on_logits
 
 
@@ -43,7 +44,8 @@ def measure(tokens: int, hidden: int, vocabulary: int, *, dense: bool) -> tuple[
 def _chunked(linear: nn.Linear, student: Tensor, teacher: Tensor) -> Tensor:
     def on_logits(part: slice, logits: Tensor, taught: Tensor | None) -> tuple[Tensor, Tensor]:
         assert taught is not None
-        value, slope = reverse_kl(logits.log_softmax(-1), taught.log_softmax(-1))
+        log_p = log_softmax_(logits)
+        value, slope = reverse_kl(log_p.exp(), log_p, log_softmax_(taught))
         return value.sum() / len(student), slope.div_(len(student))
 
     head, ids = Head(linear, 1.0, bfloat16=False), torch.zeros(len(student), dtype=torch.long)

@@ -35,12 +35,21 @@ class Head:
         plain = _is_plain(module) and shape == AS_IS
         self.weight: Tensor | None = module.weight if plain else None  # type: ignore[assignment]
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, room: Tensor | None = None) -> Tensor:
+        """Without gradients, logits stand in the first rows of `room` if there is any."""
         if self.weight is not None and not torch.is_grad_enabled():
-            return self._tempered((hidden.to(self._matrix.dtype) @ self._matrix.T).float())
+            out = None if room is None else room[: len(hidden)]
+            return self._tempered(torch.mm(hidden.to(self._matrix.dtype), self._matrix.T, out=out).float())
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits: Tensor = self.module(hidden)
         return self.shape(logits.float()) / self.temperature
+
+    def room(self, tokens: int) -> Tensor | None:
+        """Room for the logits of `tokens` tokens, to be used for one chunk after another: memory that is new for each
+        has to be cleared for each. None where products are not made in float32, or by a module."""
+        if self.weight is None or self._matrix.dtype != torch.float32:
+            return None
+        return self._matrix.new_empty(tokens, len(self._matrix))
 
     @torch.no_grad()
     def gradients(
@@ -54,8 +63,9 @@ class Head:
         assert self.weight is not None
         on_hidden = torch.empty_like(hidden) if hidden.requires_grad else None
         on_weight = torch.zeros_like(self.weight, dtype=torch.float32) if self.weight.requires_grad else None
+        room = self.room(min(chunk, len(hidden)))
         for part in slices(len(hidden), chunk):
-            logits = self(hidden[part])
+            logits = self(hidden[part], room)
             overwrite(part, logits)
             slope = self._tempered(logits).to(self._matrix.dtype)
             if on_hidden is not None:

@@ -17,11 +17,11 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from trainer.head import Head, blocks, slices
-from trainer.objectives.logprobs import chosen_logprobs, chosen_slope
+from trainer.objectives.logprobs import chosen_logprobs, chosen_slope, log_softmax_
 
 OnLogits = Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """(tokens, the student's logits of them, the teacher's if there is one) -> (loss, a scalar; its slope on the student's
-logits)."""
+logits). Both may be overwritten; the slope may stand in the place of the student's."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,15 @@ class Scores:
     rows: int
     chunk: int
 
-    def logits(self, part: slice) -> Tensor:
-        """float32 logits [tokens of the slice, vocabulary], divided by the sampling temperature."""
+    def logits(self, part: slice, room: Tensor | None = None) -> Tensor:
+        """float32 logits [tokens of the slice, vocabulary], divided by the sampling temperature; in `room`, if any."""
+        if isinstance(self.head, Head):
+            return self.head(self.hidden[part], room)
         return self.head(self.hidden[part])
+
+    def room(self) -> Tensor | None:
+        """Room for the logits of any chunk, used again for each; None where the head cannot write there."""
+        return self.head.room(min(self.chunk, len(self.ids))) if isinstance(self.head, Head) else None
 
     def per_row(self, values: Tensor) -> Tensor:
         """Sum of token values [tokens] within each row, [rows]."""
@@ -107,9 +113,10 @@ class _Loss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, student: Scores, teacher: Scores | None, on_logits: OnLogits
     ) -> Tensor:
         loss = hidden.new_zeros((), dtype=torch.float32)
+        room = None if teacher is None else teacher.room()
 
         def overwrite(part: slice, logits: Tensor) -> None:
-            loss.add_(_to_slopes(part, logits, teacher, on_logits))
+            loss.add_(_to_slopes(part, logits, teacher, on_logits, room))
 
         assert isinstance(student.head, Head)
         ctx.gradients = student.head.gradients(hidden, student.chunk, overwrite)
@@ -130,7 +137,7 @@ class _LossOnChunk(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, part: slice, teacher: Scores | None, on_logits: OnLogits) -> Tensor:
         slopes = logits.clone()
-        loss = _to_slopes(part, slopes, teacher, on_logits)
+        loss = _to_slopes(part, slopes, teacher, on_logits, None)
         ctx.save_for_backward(slopes)
         return loss
 
@@ -159,30 +166,31 @@ class _Logprobs(torch.autograd.Function):
         def overwrite(part: slice, logits: Tensor) -> None:
             for block in blocks(logits):
                 chosen = _within(part, block)
-                logits[block] = chosen_slope(logits[block].softmax(-1), scores.ids[chosen], gradient[chosen])
+                chosen_slope(log_softmax_(logits[block]).exp_(), scores.ids[chosen], gradient[chosen])
 
         assert isinstance(scores.head, Head)
         return (*scores.head.gradients(hidden, scores.chunk, overwrite), None)
 
 
 def _logprobs(scores: Scores) -> Tensor:
-    values = torch.empty(len(scores.ids), device=scores.hidden.device)
+    values, room = torch.empty(len(scores.ids), device=scores.hidden.device), scores.room()
     for part in slices(len(scores.ids), scores.chunk):
-        logits = scores.logits(part)
+        logits = scores.logits(part, room)
         for block in blocks(logits):
-            values[_within(part, block)] = chosen_logprobs(
-                logits[block].log_softmax(-1), scores.ids[_within(part, block)]
-            )
+            chosen = _within(part, block)
+            values[chosen] = chosen_logprobs(log_softmax_(logits[block]), scores.ids[chosen])
     return values
 
 
-def _to_slopes(part: slice, logits: Tensor, teacher: Scores | None, on_logits: OnLogits) -> Tensor:
-    """Overwrite a chunk's logits with the slope of the loss on them; the loss."""
-    taught = None if teacher is None else teacher.logits(part)
+def _to_slopes(part: slice, logits: Tensor, teacher: Scores | None, on_logits: OnLogits, room: Tensor | None) -> Tensor:
+    """Overwrite a chunk's logits with the slope of the loss on them; the loss. `room` is for the teacher's logits."""
+    taught = None if teacher is None else teacher.logits(part, room)
     loss = logits.new_zeros(())
     for block in blocks(logits):
-        value, slope = on_logits(_within(part, block), logits[block], None if taught is None else taught[block])
-        logits[block] = slope
+        of_student = logits[block]
+        value, slope = on_logits(_within(part, block), of_student, None if taught is None else taught[block])
+        if slope is not of_student:
+            of_student.copy_(slope)
         loss += value
     return loss
 

@@ -17,7 +17,8 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 class _ClosedForm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, divergence: closed.Divergence) -> Tensor:
-        value, slope = divergence(student.log_softmax(-1), teacher.log_softmax(-1))
+        log_p = student.log_softmax(-1)
+        value, slope = divergence(log_p.exp(), log_p, teacher.log_softmax(-1))
         ctx.save_for_backward(slope)
         return value
 

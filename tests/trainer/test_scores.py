@@ -236,9 +236,9 @@ def test_no_more_tokens_have_logits_at_once_than_a_chunk_holds() -> None:
     lengths: list[int] = []
 
     class Counting(Head):
-        def __call__(self, hidden: Tensor) -> Tensor:
+        def __call__(self, hidden: Tensor, room: Tensor | None = None) -> Tensor:
             lengths.append(len(hidden))
-            return super().__call__(hidden)
+            return super().__call__(hidden, room)
 
     made = Counting(linear, 1.0, bfloat16=False)
     student = Scores(made, torch.randn(50, 4, requires_grad=True), ids, ids, 1, 8)

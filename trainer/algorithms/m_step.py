@@ -25,7 +25,7 @@ from trainer.algorithms.terms import Rated, Shape, Terms, TokenLoss, Tokens
 from trainer.algorithms.watch import Watch
 from trainer.batch import Batch, Row
 from trainer.objectives.divergence import Divergence, forward_kl, jsd, over_top_k, reverse_kl
-from trainer.objectives.logprobs import chosen_logprobs, chosen_slope, entropy
+from trainer.objectives.logprobs import chosen_logprobs, chosen_slope, entropy, log_softmax_
 from trainer.objectives.policy_gradient import group_advantages
 from trainer.row_layout import taken
 from trainer.scores import Scores, Sequences, loss_on_logits
@@ -147,9 +147,9 @@ class MStep:
         seen = torch.empty(len(fields(Tokens)), len(student.ids), device=student.hidden.device)
 
         def on_logits(part: slice, logits: Tensor, taught: Tensor | None) -> tuple[Tensor, Tensor]:
-            log_p = logits.log_softmax(-1)
-            log_q = None if taught is None else taught.log_softmax(-1)
-            tokens, slope = self._tokens(log_p, log_q, student.ids[part])
+            log_p = log_softmax_(logits)
+            p, log_q = log_p.exp(), None if taught is None else log_softmax_(taught)
+            tokens, slope = self._tokens(p, log_p, log_q, student.ids[part])
             seen[:, part] = torch.stack([tokens.log_pi, tokens.log_q, tokens.divergence, tokens.entropy])
             with torch.enable_grad():
                 leaves = tokens.log_pi.clone().requires_grad_(), tokens.divergence.clone().requires_grad_()
@@ -158,21 +158,23 @@ class MStep:
             if slope is not None and by_divergence is not None:
                 slope.mul_(by_divergence[:, None])
             if by_log_pi is not None:
-                by_choice = chosen_slope(log_p.exp(), student.ids[part], by_log_pi)
+                by_choice = chosen_slope(p, student.ids[part], by_log_pi)
                 slope = by_choice if slope is None else slope.add_(by_choice)
-            return loss.detach(), torch.zeros_like(logits) if slope is None else slope
+            return loss.detach(), logits.zero_() if slope is None else slope
 
         loss = loss_on_logits(student, teacher, on_logits)
         return loss, Tokens(*seen)
 
-    def _tokens(self, log_p: Tensor, log_q: Tensor | None, ids: Tensor) -> tuple[Tokens, Tensor | None]:
-        """What the terms need, of log-probabilities [tokens, vocabulary], and D's slope on the logits if there is D."""
+    def _tokens(self, p: Tensor, log_p: Tensor, log_q: Tensor | None, ids: Tensor) -> tuple[Tokens, Tensor | None]:
+        """What the terms need, of probabilities [tokens, vocabulary], and D's slope on the logits if there is D. The
+        log-probabilities are overwritten."""
         log_pi = chosen_logprobs(log_p, ids)
         of_teacher = log_pi if log_q is None else chosen_logprobs(log_q, ids)
+        spread = entropy(p, log_p)
         if log_q is None or self.distill is None:
-            return Tokens(log_pi, of_teacher, torch.zeros_like(log_pi), entropy(log_p)), None
-        divergence, slope = _divergence(log_p, log_q, self.distill)
-        return Tokens(log_pi, of_teacher, divergence, entropy(log_p)), slope
+            return Tokens(log_pi, of_teacher, torch.zeros_like(log_pi), spread), None
+        divergence, slope = _divergence(p, log_p, log_q, self.distill)
+        return Tokens(log_pi, of_teacher, divergence, spread), slope
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.teacher is None else {"teacher": self.teacher.state_dict()}
@@ -182,14 +184,14 @@ class MStep:
             self.teacher.load_state_dict(state["teacher"])
 
 
-def _divergence(log_p: Tensor, log_q: Tensor, settings: DistillSettings) -> tuple[Tensor, Tensor]:
-    """D at each token and its slope on the student's logits, of log-probabilities [tokens, vocabulary]."""
+def _divergence(p: Tensor, log_p: Tensor, log_q: Tensor, settings: DistillSettings) -> tuple[Tensor, Tensor]:
+    """D at each token and its slope on the student's logits, of probabilities [tokens, vocabulary]."""
     divergence: Divergence = reverse_kl if settings.divergence == "reverse_kl" else forward_kl
     if settings.divergence == "jsd":
         divergence = partial(jsd, alpha=settings.jsd_alpha)
     if settings.top_k is not None:
-        return over_top_k(divergence, log_p, log_q, settings.top_k)
-    return divergence(log_p, log_q)
+        return over_top_k(divergence, p, log_p, log_q, settings.top_k)
+    return divergence(p, log_p, log_q)
 
 
 def _parts(rows: Sequence[Rated], count: int) -> Iterator[Sequence[Rated]]:

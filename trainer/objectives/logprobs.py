@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+
+def log_softmax_(logits: Tensor) -> Tensor:
+    """log p in the place of logits [tokens, vocabulary]."""
+    if logits.device.type == "cpu":
+        return torch.log_softmax(logits, -1, out=logits)
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
 
 
 def chosen_logprobs(log_p: Tensor, ids: Tensor) -> Tensor:
@@ -18,6 +26,6 @@ def chosen_slope(p: Tensor, ids: Tensor, scale: Tensor) -> Tensor:
     return p.mul_(-scale[:, None]).scatter_add_(-1, ids[:, None], scale[:, None])
 
 
-def entropy(log_p: Tensor) -> Tensor:
+def entropy(p: Tensor, log_p: Tensor) -> Tensor:
     """-sum p log p in nats, [tokens]; a token of probability 0 adds nothing."""
-    return -log_p.exp().mul_(log_p).nan_to_num_(nan=0.0).sum(-1)
+    return -(p * log_p).nan_to_num_(nan=0.0).sum(-1)

@@ -98,6 +98,15 @@ def test_the_divergence_over_the_top_k_is_that_of_a_dense_merge_of_the_rest(
     np.testing.assert_allclose(value, [kl(merged_p, merged_q) for merged_p, merged_q in expected], rtol=1e-7, atol=1e-9)
 
 
+@given(st.integers(1, 4), st.integers(1, 3_000), st.integers(1, 8), st.integers(0, 2**31))
+@settings(deadline=None)
+def test_the_top_k_by_groups_are_those_of_a_sort(tokens: int, vocabulary: int, k: int, seed: int) -> None:
+    values = torch.randn(tokens, vocabulary, generator=torch.Generator().manual_seed(seed))
+    k = min(k, vocabulary)
+    found = values.gather(-1, closed.top_k(values, k)).sort(-1, descending=True).values
+    assert torch.equal(found, values.sort(-1, descending=True).values[:, :k])
+
+
 @given(logits_pair(), st.integers(1, 10))
 @settings(deadline=None)
 def test_merging_tokens_never_raises_the_divergence(case: tuple[Array, Array, float], k: int) -> None:
