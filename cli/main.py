@@ -18,7 +18,7 @@ import typer
 
 from shared.errors import InfrastructureError, SettingsError, VPDError
 
-SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback")
+SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback", "dashboard")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -215,6 +215,24 @@ def audit(
     from trainer.audit import main as check_ledger
 
     raise typer.Exit(check_ledger(_run_directory(run, recipe, set_), as_json=json))
+
+
+@app.command(epilog="Example: `vpd report demo --out demo.html`")
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html in the run's directory.")
+    ] = None,
+    recipe: Recipes = None,
+    set_: Overrides = None,
+) -> None:
+    """Write a run, which may go on meanwhile, as one HTML file: curves, sources, examples, settings.
+
+    Exit codes: 0 written, 2 there is no such run.
+    """
+    from cli.report import write_report
+
+    print(write_report(_run_directory(run, recipe, set_), out))
 
 
 @app.command(epilog="Example: `vpd replay demo --step 12`")
