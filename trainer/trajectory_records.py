@@ -59,5 +59,5 @@ def _tokens(row: Row, token_lifts: TokenLifts, tokenizer: Any) -> Record:
 
 
 def _rounded(nats: float) -> float | None:
-    """JSON has no number that is not finite."""
-    return round(nats, _DECIMALS) if math.isfinite(nats) else None
+    """JSON has no number that is not finite; -0.0 is written as 0.0."""
+    return round(nats, _DECIMALS) + 0.0 if math.isfinite(nats) else None

@@ -42,7 +42,11 @@ def test_what_was_said_and_what_the_teacher_saw() -> None:
 
 def test_each_token_has_the_lift_it_was_given_and_rows_that_no_teacher_scored_have_none() -> None:
     first, second = trajectory(0), trajectory(1)
-    lifts = {first.trajectory_id: [0.123456, -math.inf, -2.0]}
+    lifts = {first.trajectory_id: [0.123456, -math.inf, -0.00001]}
     scored, unscored = records_of([first, second], lifts)
-    assert scored["token_lift"] == [0.1235, None, -2.0] and len(scored["token_ends"]) == 3
+    assert (
+        scored["token_lift"] == [0.1235, None, 0.0]
+        and str(scored["token_lift"][2]) == "0.0"
+        and len(scored["token_ends"]) == 3
+    )
     assert unscored["token_lift"] is None and unscored["token_ends"] == [len(second.rollout.text)] * 3
