@@ -17,7 +17,7 @@ _DECIMALS = 4
 
 
 def trajectory_records(batch: Batch, token_lifts: TokenLifts, tokenizer: Any) -> Iterator[Record]:
-    """One for each row, in their order."""
+    """One for each row, in their order; the fields are in docs/run-files.md."""
     for row in batch.rows:
         yield _record(row, batch.step) | _tokens(row, token_lifts, tokenizer)
 
