@@ -33,7 +33,7 @@ def url(runs: Path) -> Iterator[str]:
         yield url + "/"
 
 
-def opened(url: str, visitor: Visitor, address: str, **options: Any) -> Page:
+def opened(visitor: Visitor, url: str, address: str, **options: Any) -> Page:
     """The page at an address, with what it shows."""
     page = visitor.open(f"{url}#key=k3y&{address}", **options)
     expect(page.locator("main[data-ready]")).to_be_attached()
