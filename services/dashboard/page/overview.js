@@ -22,6 +22,7 @@ export async function showOverview(view) {
 
   const load = async () => {
     const answer = await api.get(`${base}/curves`, { signal });
+    const open = new Set([...charts].filter(([, chart]) => chart.figures.open).map(([key]) => key));
     charts.forEach((chart) => chart.destroy());
     charts.clear();
     const groups = Object.entries(answer.groups).map(([group, title]) => {
@@ -30,6 +31,7 @@ export async function showOverview(view) {
       const cards = some.map((curve) => {
         const chart = new Chart(curve);
         charts.set(curve.key, chart);
+        chart.figures.open = open.has(curve.key);
         return chart.card;
       });
       return element("section", { class: "group" }, element("h2", {}, title), element("div", { class: "charts" }, ...cards));

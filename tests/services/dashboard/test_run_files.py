@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from shared.errors import DataError
 from shared.settings import TeacherPromptSettings
 from tests.services.dashboard.a_run import a_row, a_run, answer, do_step, evaluate, trajectory_id, write_rows
 from trainer.batch import BatchBuilder
+from trainer.trajectory_records import trajectory_records
 
 
 def test_a_resumed_run_shows_a_redone_step_once_and_none_that_it_has_not_reached_again(tmp_path: Path) -> None:
@@ -65,7 +67,8 @@ def test_what_the_learner_wrote_of_a_rollout_is_read_as_it_was(tmp_path: Path) -
     builder = BatchBuilder(TeacherPromptSettings(), render=lambda _: [1], max_context=999, seed=0, shadow=frozenset())
     name = trajectory_id(run, 3, 0, 0).rsplit("-r", 1)[0]
     rows = [trajectory(0, group=name, text="näive\u2028try", feedback=[said("wrong"), said(None, status="abstain")])]
-    run.write_trajectories(builder.build(3, [group(rows, step=3)]))
+    batch = builder.build(3, [group(rows, step=3)])
+    run.write_trajectories(3, trajectory_records(batch, {f"{name}-r00": [0.5, -math.inf, 0.25]}, object()))
     found = RunFiles(run.path).rollout(f"{name}-r00")
     assert found is not None and found.response == "näive\u2028try" and found.success is False
     assert [(f.source.name, f.status, f.text) for f in found.feedback] == [
@@ -73,9 +76,16 @@ def test_what_the_learner_wrote_of_a_rollout_is_read_as_it_was(tmp_path: Path) -
         ("code", "abstain", None),
     ]
     assert found.m_step_teacher_prompt is not None and "wrong" in found.m_step_teacher_prompt
-    # A run that is older than these fields: unknown, not empty.
-    if "token_ends" not in json.loads((run.path / "trajectories" / "step_000003.jsonl").read_text()):
-        assert (found.token_ends, found.token_lift, found.feedback_in_prompt) == (None, None, None)
+    assert (found.token_lift, found.feedback_in_prompt) == ([0.5, None, 0.25], ["code"])
+    assert found.token_ends is not None and found.token_ends[-1] == len(found.response)
+
+
+def test_what_an_older_run_did_not_record_is_unknown(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    do_step(run, 0)
+    found = RunFiles(run.path).rollout(trajectory_id(run, 0, 0, 0))
+    assert found is not None
+    assert (found.token_ends, found.token_lift, found.feedback_in_prompt) == (None, None, None)
 
 
 def test_a_step_s_file_is_indexed_once_and_again_when_it_is_written_anew(
