@@ -24,8 +24,9 @@ WIDTHS = {1280: 900, 390: 844}
 def main(run: Path, images: Path) -> None:
     """dashboard-VIEW-THEME-WIDTH.png for each view, both themes, a desk and a phone."""
     images.mkdir(parents=True, exist_ok=True)
-    (best,) = RunFiles(run).rollouts(RolloutQuery(sort="best", limit=1)).items
-    views = {"overview": "", "sources": "", "rollouts": "&sort=best", "rollout": f"&id={best.trajectory_id}"}
+    failures = RunFiles(run).rollouts(RolloutQuery(sort="worst", limit=200)).items
+    telling = min(failures, key=lambda line: line.lift_nats or 0.0)
+    views = {"overview": "", "sources": "", "rollouts": "&sort=best", "rollout": f"&id={telling.trajectory_id}"}
     settings = Settings.model_validate({"run": {"dir": str(run.resolve().parent)}})
     with running(create_app(settings)) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

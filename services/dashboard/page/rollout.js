@@ -99,7 +99,7 @@ function tokenView({ response, token_texts: texts, token_lift: lifts, lift_nats:
 function legend(whole) {
   const steps = [];
   for (let i = -SHADES; i <= SHADES; i += 1) {
-    steps.push(element("span", { class: `token ${i === 0 ? "" : shadeName(i)}` }, i === 0 ? "0" : signed((i * STRONG_NATS) / SHADES, 1)));
+    steps.push(element("span", { class: `token ${i === 0 ? "" : shadeName(i)}` }, i === 0 ? "0" : signed((i * STRONG_NATS) / SHADES, 1)), " ");
   }
   return element("p", { class: "legend" }, "log q − log π in nats. The teacher likes the token less ", ...steps, " more than the student.",
     whole === null ? "" : ` Whole response: ${signed(whole)}.`);
