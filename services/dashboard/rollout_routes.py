@@ -66,9 +66,13 @@ def _add_one(router: APIRouter) -> None:
         # As JSON at once: to check 50,000 tokens once more would take seconds.
         return Response(view.model_dump_json(), media_type="application/json")
 
-    @router.get("/runs/{run}/steps/{step}/groups/{group_id}", responses=problems(s404="There is no such group."))
+    @router.get(
+        "/runs/{run}/steps/{step}/groups/{group_id}",
+        responses=problems(s404="There is no such group."),
+        response_model_exclude={"items": {"__all__": {"token_ends", "token_lift"}}},
+    )
     def get_siblings(run: KnownRun, step: Step, group_id: GroupId) -> Siblings:
-        """The rollouts of one prompt in a step."""
+        """The rollouts of one prompt in a step, without their tokens."""
         items = run.siblings(step, group_id)
         if not items:
             raise Problem(404, "Not Found", "There is no such group in this step.", field="group_id")
