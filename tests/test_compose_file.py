@@ -50,6 +50,7 @@ INSTALLED = {
     "code-feedback": {"core"},
     "critic-feedback": {"core", "math"},
     "human-feedback": {"core"},
+    "dashboard": {"core", "dashboard"},
     "collector": {"core", "data"},
     "learner": {"core", "model", "data"},
     "inference-transformers": {"core", "model"},
@@ -171,3 +172,12 @@ def test_vllm_on_gpus_finds_a_built_in_model_in_the_mounted_tree(tmp_path: Path,
 
 def test_vllm_on_gpus_takes_any_other_model_by_its_name(tmp_path: Path) -> None:
     assert options(started(tmp_path, VPD_MODEL__PATH="Qwen/Qwen3-8B")[2:])["--model"] == "Qwen/Qwen3-8B"
+
+
+def test_the_dashboard_reads_the_runs_and_can_write_nowhere() -> None:
+    dashboard = SERVICES["dashboard"]
+    assert "runs:/vpd/runs:ro" in dashboard["volumes"]
+    assert all(mount.endswith(":ro") for mount in dashboard["volumes"])
+    assert dashboard["read_only"] and dashboard["ports"] == ["127.0.0.1:${DASHBOARD_PORT:-8205}:8205"]
+    waited_for = {name for one in SERVICES.values() for name in one.get("depends_on", {})}
+    assert "dashboard" not in waited_for, "a run must not wait for it"
