@@ -72,8 +72,8 @@ def submit(db: Connection, claim_id: str, critique: Critique, *, now: float) -> 
 
 
 def task(db: Connection, claim_id: str, *, blind: bool) -> ReviewTask:
-    """What the claim's holder sees. `blind` hides the outcome until there is a draft or a critique. Raises
-    UnknownClaim."""
+    """What the claim's holder sees. `blind` hides the outcome, and what machines said, until there is a draft or a
+    critique. Raises UnknownClaim."""
     row = _row(db, claim_id)
     trajectory_id, reviewer = row["trajectory_id"], row["reviewer"]
     rollout = db.execute(select(rollouts).where(rollouts.c.trajectory_id == trajectory_id)).mappings().one()
@@ -194,4 +194,4 @@ def _without_outcome(item: FeedbackItem) -> FeedbackItem:
     unjudged = {"reward": None, "success": None}
     siblings = [sibling.model_copy(update=unjudged) for sibling in item.siblings]
     task = item.task.model_copy(update={"reference": {}})
-    return item.model_copy(update={**unjudged, "siblings": siblings, "task": task})
+    return item.model_copy(update={**unjudged, "siblings": siblings, "task": task, "said": []})
