@@ -21,6 +21,7 @@ from services.human_feedback.critiques import NotAsExpected
 from services.human_feedback.database import Database
 from services.human_feedback.desk import Clock, Desk
 from services.human_feedback.keys import Keys, ScopedAuth, announce
+from services.human_feedback.page import routes as page_routes
 from services.human_feedback.reviews import LostClaim, UnknownClaim
 from services.human_feedback.tables import counters
 from shared.errors import DataError, SettingsError
@@ -57,13 +58,16 @@ def create_app(settings: Settings, clock: Clock = time.time) -> FastAPI:
         checks={"store": store},
         lifespan=lifespan,
         auth=Middleware(ScopedAuth, keys=keys),
+        page=page_routes.PAGE,
         description=__doc__ or "",
     )
     for error, (status, title) in STATUSES.items():
         app.add_exception_handler(error, _handler(status, title))
+    guidelines = _guidelines(own.guidelines)
     routers = (
         critique_routes.router(desk),
-        review_routes.router(desk, _guidelines(own.guidelines)),
+        review_routes.router(desk, guidelines),
+        page_routes.router(desk, guidelines),
         source_routes.router(desk),
     )
     for router in routers:

@@ -141,6 +141,12 @@ def page(
     return CritiquePage(items=found[:limit], next_cursor=str(found[limit - 1].seq) if len(found) > limit else None)
 
 
+def newest_of(db: Connection, identifier: str, limit: int) -> list[CritiqueState]:
+    """The last critiques under this identifier, which is the reviewer's where they were submitted in a review."""
+    mine = select(critiques).where(critiques.c.identifier == identifier)
+    return [_state(row) for row in db.execute(mine.order_by(critiques.c.seq.desc()).limit(limit)).mappings()]
+
+
 def of_rollouts(db: Connection, trajectory_ids: Sequence[str]) -> dict[str, list[CritiqueState]]:
     """The critiques of each, in the order of their identifiers."""
     found: dict[str, list[CritiqueState]] = {trajectory_id: [] for trajectory_id in trajectory_ids}
