@@ -2,7 +2,8 @@
 
 Writers put critiques and read what became of them; reviewers claim rollouts one by one; the collector asks as it asks
 any source; the learner polls for what came late, and reports the use of each. Here the parts are put together: routes
-in `*_routes.py`, what they do to the database in `critiques.py`, `rollouts.py`, `reviews.py` and `questions.py`.
+in `*_routes.py`, what they do to the database in `critiques.py`, `rollouts.py`, `reviews.py` and `questions.py`, the
+reviewers' page at `/review/` in `page/`.
 """
 
 from __future__ import annotations

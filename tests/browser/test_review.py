@@ -166,3 +166,16 @@ def test_the_keys_are_shown_and_do_nothing_in_the_box(visitor: Visitor, tmp_path
         expect(page.get_by_role("dialog")).to_contain_text("Submit and next, also in the boxes")
         page.keyboard.press("Escape")
         expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_link_that_names_a_run_shows_its_rollouts_alone(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path, an_item(response="of the run demo")) as desk:
+        other = visitor.open(desk.url + "#key=review&run=other")
+        other.get_by_label("Name").fill("Ada")
+        other.keyboard.press("Enter")
+        expect(other.locator("#empty")).to_be_visible()
+        expect(other.locator("#progress")).to_have_text("0 of 0 reviewed, 0 by you, 0 in review")
+        page = visitor.open(desk.url + "#key=review&run=demo")
+        page.get_by_label("Name").fill("Ada")
+        page.keyboard.press("Enter")
+        expect(page.locator("#attempt")).to_have_text("of the run demo")

@@ -110,3 +110,14 @@ def test_a_lost_connection_loses_nothing(visitor: Visitor, tmp_path: Path) -> No
         page.keyboard.press("Control+Enter")
         expect(page.locator("#empty")).to_be_visible()
         assert [state["critique"]["text"] for state in desk.critiques()] == ["without a network"]
+
+
+def test_a_task_that_ended_elsewhere_can_be_left(visitor: Visitor, tmp_path: Path) -> None:
+    visitor.expect_error("status of 409")
+    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+        page = desk.review(visitor)
+        claim_id = page.evaluate("sessionStorage.getItem('vpd-claim')")
+        submitted = desk.api.post(f"/v1/review/claims/{claim_id}/submit", json={"text": "From elsewhere."})
+        assert submitted.status_code == 201
+        page.get_by_role("button", name="Later").click()
+        expect(page.locator("#attempt")).to_have_text("one")

@@ -35,7 +35,7 @@ export class Claims {
       await this.#api.post(`${path(this.#id)}/heartbeat`);
       return true;
     } catch (error) {
-      if (error instanceof Problem && (error.status === 409 || error.status === 404)) return false;
+      if (isOver(error)) return false;
       throw error;
     }
   }
@@ -46,9 +46,11 @@ export class Claims {
     return state;
   }
 
-  /** Give the rollout back; `reason` is "skip" or "requeue". */
+  /** Give the rollout back, unless the claim is over already; `reason` is "skip" or "requeue". */
   async giveBack(reason) {
-    await this.#api.delete(`${path(this.#id)}?reason=${reason}`);
+    await this.#api.delete(`${path(this.#id)}?reason=${reason}`).catch((error) => {
+      if (!isOver(error)) throw error;
+    });
     this.#forget();
   }
 
@@ -109,6 +111,8 @@ export class Claims {
   #stored() { return JSON.parse(localStorage.getItem(`vpd-claims:${this.#reviewer}`) ?? "[]"); }
   #store(ids) { localStorage.setItem(`vpd-claims:${this.#reviewer}`, JSON.stringify(ids)); }
 }
+
+function isOver(error) { return error instanceof Problem && (error.status === 409 || error.status === 404); }
 
 function path(id) { return `v1/review/claims/${encodeURIComponent(id)}`; }
 

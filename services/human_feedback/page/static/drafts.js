@@ -60,12 +60,21 @@ export class Drafts {
     this.#saving = null;
   }
 
-  /** Stop, and `forget` what this browser keeps. */
-  async close({ forget }) {
-    if (!forget) await this.save();
+  /** Send nothing until `resume`. */
+  async pause() {
     clearTimeout(this.#timer);
     this.#timer = null;
     await this.#saving;
+  }
+
+  resume() {
+    if (this.#dirty) this.#timer ??= setTimeout(() => this.save(), SAVE_MS);
+  }
+
+  /** Stop, and `forget` what this browser keeps. */
+  async close({ forget }) {
+    if (!forget) await this.save();
+    await this.pause();
     if (forget) localStorage.removeItem(this.#place());
     this.#task = this.#draft = null;
     this.#dirty = false;

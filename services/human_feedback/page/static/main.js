@@ -42,8 +42,14 @@ async function next() {
   show(found, html);
 }
 
+/** A page that nobody looks at claims nothing. */
 function waitForActivity() {
-  addEventListener("pointermove", () => guarded(next), { once: true });
+  const seen = new AbortController();
+  const goOn = () => {
+    seen.abort();
+    guarded(next);
+  };
+  for (const kind of ["pointermove", "keydown"]) addEventListener(kind, goOn, { signal: seen.signal });
 }
 
 function show(found, html) {
@@ -89,6 +95,8 @@ function submit() {
     return;
   }
   guarded(async () => {
+    // A draft that arrived after the critique would be stored again.
+    await drafts.pause();
     await claims.submit(finished);
     await drafts.close({ forget: true });
     aloud("Submitted.");
@@ -131,7 +139,10 @@ async function guarded(action) {
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     notice(error.message);
-    if (task === null) setTimeout(() => guarded(next), EMPTY_POLL_MS);
+    if (claims.id !== null) return drafts.resume();
+    task = null;
+    showDesk(false);
+    setTimeout(() => guarded(next), EMPTY_POLL_MS);
   } finally {
     busy = false;
     critique.lockBoxes(false);
@@ -141,10 +152,13 @@ async function guarded(action) {
 
 // -------------------------------------------------------------------------------------------- what goes on meanwhile
 
+let renewalFailed = false;
 async function renew() {
   if (task === null || claims.id === null || task.lost) return;
   const id = claims.id;
   const held = await claims.renew();
+  if (renewalFailed) notice("");
+  renewalFailed = false;
   if (held || id !== claims.id) return;
   task.lost = true;
   notice("Your time on this task ran out and somebody else took it. What you wrote is kept, and you can still submit it.");
@@ -152,7 +166,11 @@ async function renew() {
 
 function keepLease(leaseSeconds) {
   setInterval(() => {
-    if (!busy && active()) renew().catch((problem) => notice(problem.message));
+    if (busy || !active()) return;
+    renew().catch((problem) => {
+      renewalFailed = true;
+      notice(problem.message);
+    });
   }, (leaseSeconds * 1000) / 3);
 }
 
