@@ -31,6 +31,21 @@ def test_a_reload_keeps_the_task_and_each_keystroke(visitor: Visitor, tmp_path: 
         assert [state["critique"]["text"] for state in desk.critiques()] == ["not saved yet"]
 
 
+def test_a_tab_closed_without_a_network_loses_no_keystroke(visitor: Visitor, tmp_path: Path) -> None:
+    visitor.expect_error("ERR_INTERNET_DISCONNECTED")
+    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+        page = desk.review(visitor)
+        page.context.set_offline(True)
+        box(page).press_sequentially("the service never got this")
+        page.close()
+        page.context.set_offline(False)
+        again = page.context.new_page()
+        again.goto(desk.url + "#key=review")
+        expect(again.locator("#attempt")).to_have_text("two")
+        expect(box(again)).to_have_value("the service never got this")
+        saved(again)
+
+
 def test_a_crash_of_the_browser_loses_no_saved_draft(visitor: Visitor, tmp_path: Path) -> None:
     with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
         page = desk.review(visitor)
