@@ -1,4 +1,5 @@
-"""All feedback sources of a run: the outcome first, then everybody else, who may see it.
+"""All feedback sources of a run: the outcome first, then the others, who may see it; last who wants to know what all
+of them said.
 
 Asking one source is `shared/feedback_source.py`, re-exported here; what a trainer does with a judgement is not here.
 """
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 
 from shared.errors import SettingsError
 from shared.feedback_source import FeedbackClient, SourceStats
-from shared.protocol import Capabilities, Feedback, FeedbackFailure, FeedbackItem, Sibling
+from shared.protocol import Capabilities, Feedback, FeedbackFailure, FeedbackItem, Said, Sibling
 from shared.settings import FeedbackSettings
 
 __all__ = ["Ask", "FeedbackClient", "FeedbackSources", "Judgement", "SourceStats"]
@@ -74,15 +75,22 @@ class FeedbackSources:
         """What all sources say about `items`, by trajectory id; trajectory ids must differ.
 
         The outcome source is asked first. Then the others, all at once, about items that carry their outcome and
-        their siblings with theirs (items of one group are each other's siblings unless they name their own). If the
-        outcome source failed on every item, nobody else is asked. Raises nothing but what `ask` raises.
+        their siblings with theirs (items of one group are each other's siblings unless they name their own). Last, all
+        at once, those that need feedback, about items that also carry what was said outside the shadow. If the outcome
+        source failed on every item, nobody else is asked. Raises nothing but what `ask` raises.
         """
         unjudged = _with_siblings(items)
         outcomes = await ask(self.outcome, run_id, unjudged)
         judgements = {one.trajectory_id: _judgement(one) for one in outcomes}
         said = {self.outcome.name: outcomes}
         if not all(j.failure is not None and j.failure.class_ == "infra" for j in judgements.values()):
-            said |= await self._ask_others(run_id, unjudged, _with_outcomes(unjudged, judgements), ask)
+            judged = _with_outcomes(unjudged, judgements)
+            others = [client for client in self._clients.values() if client is not self.outcome]
+            first = [client for client in others if not client.needs_feedback]
+            last = [client for client in others if client.needs_feedback]
+            said |= await _ask_all(first, run_id, unjudged, judged, ask)
+            heard = [said[name] for name, c in self._clients.items() if name in said and not c.source.shadow]
+            said |= await _ask_all(last, run_id, unjudged, _with_said(judged, heard), ask)
         for name, client in self._clients.items():
             for one in said.get(name, []):
                 judgement = judgements[one.trajectory_id]
@@ -93,24 +101,29 @@ class FeedbackSources:
         """Close all connections."""
         await asyncio.gather(*(client.aclose() for client in self._clients.values()))
 
-    async def _ask_others(
-        self, run_id: str, unjudged: Sequence[FeedbackItem], judged: Sequence[FeedbackItem], ask: Ask
-    ) -> dict[str, list[Feedback]]:
-        asked = {
-            # A shadow outcome must not copy the real one.
-            client.name: asyncio.ensure_future(
-                ask(client, run_id, _wanted(client, judged, unjudged if _sets_reward(client) else judged))
-            )
-            for client in self._clients.values()
-            if client is not self.outcome
-        }
-        try:
-            return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
-        finally:
-            # Where one raises, the others would go on asking for nobody.
-            for task in asked.values():
-                task.cancel()
-            await asyncio.gather(*asked.values(), return_exceptions=True)
+
+async def _ask_all(
+    clients: Sequence[FeedbackClient],
+    run_id: str,
+    unjudged: Sequence[FeedbackItem],
+    judged: Sequence[FeedbackItem],
+    ask: Ask,
+) -> dict[str, list[Feedback]]:
+    """What each of `clients` says, all asked at once."""
+    asked = {
+        # A shadow outcome must not copy the real one.
+        client.name: asyncio.ensure_future(
+            ask(client, run_id, _wanted(client, judged, unjudged if _sets_reward(client) else judged))
+        )
+        for client in clients
+    }
+    try:
+        return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+    finally:
+        # Where one raises, the others would go on asking for nobody.
+        for task in asked.values():
+            task.cancel()
+        await asyncio.gather(*asked.values(), return_exceptions=True)
 
 
 def _sets_reward(client: FeedbackClient) -> bool:
@@ -167,6 +180,15 @@ def _with_outcomes(items: Sequence[FeedbackItem], judgements: Mapping[str, Judge
         )
         for item in items
     ]
+
+
+def _with_said(items: Sequence[FeedbackItem], heard: Sequence[Sequence[Feedback]]) -> list[FeedbackItem]:
+    """`items` with what each of the sources in `heard` said of them."""
+    said: dict[str, list[Said]] = defaultdict(list)
+    for one in (one for source in heard for one in source):
+        words = {"status": one.status, "text": one.text, "reward": one.reward, "success": one.success}
+        said[one.trajectory_id].append(Said(source=one.source.name, **words))
+    return [item.model_copy(update={"said": said[item.trajectory_id]}) for item in items]
 
 
 def _outcome(judgement: Judgement) -> dict[str, float | bool | None]:

@@ -76,6 +76,11 @@ class FeedbackClient:
         self._transport = FeedbackTransport(name, source.url, source.api_key or api_key)
         self._capabilities: Capabilities | None = None
 
+    @property
+    def needs_feedback(self) -> bool:
+        """Whether it wants to know what the others said; False until its capabilities are known."""
+        return self._capabilities is not None and self._capabilities.needs_feedback
+
     async def capabilities(self) -> Capabilities:
         """What the source can do, asked anew; raises ServiceUnavailable naming the source and its URL."""
         until = time.monotonic() + self.source.timeout_s
@@ -149,7 +154,8 @@ class FeedbackClient:
         info = self._info(capabilities)
         for item in items:
             seen = item if capabilities.needs_siblings else item.model_copy(update={"siblings": []})
-            body = seen.model_dump_json().encode()
+            # A source written before there was `said` may refuse a field that it does not know.
+            body = seen.model_dump_json(exclude=None if capabilities.needs_feedback else {"said"}).encode()
             if "*" not in capabilities.task_kinds and item.task.kind not in capabilities.task_kinds:
                 answers[item.trajectory_id] = self._wrong_kind(item, info)
             elif len(body) + ENVELOPE_BYTES > capabilities.max_bytes:

@@ -68,8 +68,20 @@ class Sibling(Wire):
     success: bool | None = None
 
 
+class Said(Wire):
+    """What the source called `source` in the settings has said of a rollout, for sources that are asked after it; only
+    status `ok` has a text, a reward or a success."""
+
+    source: str
+    status: Literal["ok", "abstain", "error", "timeout"]
+    text: str | None = None
+    reward: float | None = Field(default=None, ge=0, le=1)
+    success: bool | None = None
+
+
 class FeedbackItem(Wire):
-    """One rollout to judge. `reward` and `success` are the outcome so far, for sources that come after it."""
+    """One rollout to judge. `reward` and `success` are the outcome so far, for sources that come after it; `said` is
+    what all others said, in the order of the settings, for sources that ask for it (`needs_feedback`)."""
 
     trajectory_id: Identifier
     group_id: Identifier
@@ -79,6 +91,7 @@ class FeedbackItem(Wire):
     reward: float | None = Field(default=None, ge=0, le=1)
     success: bool | None = None
     siblings: list[Sibling] = Field(default_factory=list)
+    said: list[Said] = Field(default_factory=list)
 
 
 class FeedbackRequest(Wire):
@@ -150,7 +163,8 @@ class Job(Wire):
 
 
 class Capabilities(Wire):
-    """`GET /v1/capabilities`: what a source can do. `task_kinds` ["*"] means any."""
+    """`GET /v1/capabilities`: what a source can do. `task_kinds` ["*"] means any. One that `needs_feedback` is asked
+    after all others, and told what they said."""
 
     name: str
     version: str
@@ -160,6 +174,7 @@ class Capabilities(Wire):
     gives_reward: bool = False
     gives_text: bool = False
     needs_siblings: bool = False
+    needs_feedback: bool = False
     max_items: int = Field(default=256, ge=1)
     max_bytes: int = Field(default=16 * 2**20, ge=1)
 

@@ -46,7 +46,8 @@ class Draft(Wire):
 class ReviewTask(Wire):
     """A claimed rollout as its reviewer sees it, with the reviewer's own draft or critique.
 
-    While `blind`, `item` has no outcome, its siblings neither, and its task no reference.
+    `item.said` is what other sources said of the rollout. While `blind`, it is empty; `item` has no outcome, its
+    siblings neither, and its task no reference.
     """
 
     claim: Claim

@@ -454,7 +454,8 @@ class HumanFeedbackSettings(Strict):
     """How long a question about rollouts in the review queue waits for people, in seconds, at most to its own deadline;
     0 answers at once with what is there. Training waits as long."""
     blind: bool = True
-    """Hide a rollout's outcome and its task's reference from a reviewer until a first draft is saved."""
+    """Hide a rollout's outcome, what other sources said of it, and its task's reference from a reviewer until a first
+    draft is saved."""
     guidelines: str | None = None
     """A text or Markdown file that is given to every reviewer."""
     read_key: SecretStr | None = None

@@ -2,7 +2,8 @@
 
 Writers put critiques and read what became of them; reviewers claim rollouts one by one; the collector asks as it asks
 any source; the learner polls for what came late, and reports the use of each. Here the parts are put together: routes
-in `*_routes.py`, what they do to the database in `critiques.py`, `rollouts.py`, `reviews.py` and `questions.py`.
+in `*_routes.py`, what they do to the database in `critiques.py`, `rollouts.py`, `reviews.py` and `questions.py`, the
+reviewers' page at `/review/` in `page/`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from services.human_feedback.critiques import NotAsExpected
 from services.human_feedback.database import Database
 from services.human_feedback.desk import Clock, Desk
 from services.human_feedback.keys import Keys, ScopedAuth, announce
+from services.human_feedback.page import routes as page_routes
 from services.human_feedback.reviews import LostClaim, UnknownClaim
 from services.human_feedback.tables import counters
 from shared.errors import DataError, SettingsError
@@ -57,13 +59,16 @@ def create_app(settings: Settings, clock: Clock = time.time) -> FastAPI:
         checks={"store": store},
         lifespan=lifespan,
         auth=Middleware(ScopedAuth, keys=keys),
+        page=page_routes.PAGE,
         description=__doc__ or "",
     )
     for error, (status, title) in STATUSES.items():
         app.add_exception_handler(error, _handler(status, title))
+    guidelines = _guidelines(own.guidelines)
     routers = (
         critique_routes.router(desk),
-        review_routes.router(desk, _guidelines(own.guidelines)),
+        review_routes.router(desk, guidelines),
+        page_routes.router(desk, guidelines),
         source_routes.router(desk),
     )
     for router in routers:

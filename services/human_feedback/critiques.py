@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
 
 from services.human_feedback.review_queue import reckon
 from services.human_feedback.tables import counters, critiques
 from shared.errors import DataError
 from shared.protocol import Critique, CritiquePage, CritiqueState, CritiqueUse
+
+_THIS = (critiques.c.trajectory_id == bindparam("about")) & (critiques.c.identifier == bindparam("writer"))
+_ONE = select(critiques).where(_THIS)
+_ONE_BY_ID = select(critiques).where(critiques.c.critique_id == bindparam("wanted"))
+_OF_THESE = (
+    select(critiques)
+    .where(critiques.c.trajectory_id.in_(bindparam("these", expanding=True)))
+    .order_by(critiques.c.identifier)
+)
+_CHANGE = update(critiques).where(_THIS)
+_NEXT_SEQ = (
+    update(counters).where(counters.c.name == "seq").values(value=counters.c.value + 1).returning(counters.c.value)
+)
 
 
 class NotAsExpected(DataError):
@@ -57,43 +70,41 @@ def put(
     expected.check(known.seq if known is not None else None)
     if known is not None and known.critique == critique:
         return known, False
-    raised = update(counters).where(counters.c.name == "seq").values(value=counters.c.value + 1)
-    values = {
+    row = {
+        "trajectory_id": trajectory_id,
+        "identifier": identifier,
+        "critique_id": known.critique_id if known is not None else f"c-{uuid.uuid4().hex}",
         "critique": critique.model_dump_json(),
         "status": "queued",
         "step": None,
         "policy_version": None,
         "reason": None,
-        "seq": db.scalar(raised.returning(counters.c.value)),
+        "seq": db.scalar(_NEXT_SEQ),
         "updated_at": now,
     }
     if known is None:
-        new_id = f"c-{uuid.uuid4().hex}"
-        key = {"trajectory_id": trajectory_id, "identifier": identifier, "critique_id": new_id}
-        db.execute(insert(critiques).values(**key, **values))
+        db.execute(insert(critiques), row)
         reckon(db, [trajectory_id])
     else:
-        db.execute(update(critiques).where(_is(trajectory_id, identifier)).values(**values))
-    state = get(db, trajectory_id, identifier)
-    assert state is not None
-    return state, known is None
+        db.execute(_CHANGE, row | _which(trajectory_id, identifier))
+    return _state(row), known is None
 
 
 def get(db: Connection, trajectory_id: str, identifier: str) -> CritiqueState | None:
     """One critique."""
-    return _one(db, _is(trajectory_id, identifier))
+    return _one(db, _ONE, _which(trajectory_id, identifier))
 
 
 def get_by_id(db: Connection, critique_id: str) -> CritiqueState | None:
     """One critique."""
-    return _one(db, critiques.c.critique_id == critique_id)
+    return _one(db, _ONE_BY_ID, {"wanted": critique_id})
 
 
 def forget(db: Connection, trajectory_id: str, identifier: str, *, expected: Expected) -> bool:
     """Delete a critique; False if there was none."""
     known = get(db, trajectory_id, identifier)
     expected.check(known.seq if known is not None else None)
-    db.execute(delete(critiques).where(_is(trajectory_id, identifier)))
+    db.execute(delete(critiques).where(_THIS), _which(trajectory_id, identifier))
     reckon(db, [trajectory_id])
     return known is not None
 
@@ -103,10 +114,10 @@ def use(
 ) -> CritiqueState | None:
     """Record what became of a critique, if it is still the one written as `seq` (None: whichever it is); the critique
     as it is then. Its `seq` stays."""
-    written = _is(trajectory_id, identifier) & (critiques.c.seq == (critiques.c.seq if seq is None else seq))
+    written = _CHANGE if seq is None else _CHANGE.where(critiques.c.seq == seq)
     # PostgreSQL's texts hold no NUL.
     fate = use.model_dump() | {"reason": use.reason and use.reason.replace("\0", "")}
-    db.execute(update(critiques).where(written).values(**fate, updated_at=now))
+    db.execute(written, fate | {"updated_at": now} | _which(trajectory_id, identifier))
     return get(db, trajectory_id, identifier)
 
 
@@ -130,11 +141,16 @@ def page(
     return CritiquePage(items=found[:limit], next_cursor=str(found[limit - 1].seq) if len(found) > limit else None)
 
 
+def newest_of(db: Connection, identifier: str, limit: int) -> list[CritiqueState]:
+    """The last critiques under this identifier, which is the reviewer's where they were submitted in a review."""
+    mine = select(critiques).where(critiques.c.identifier == identifier)
+    return [_state(row) for row in db.execute(mine.order_by(critiques.c.seq.desc()).limit(limit)).mappings()]
+
+
 def of_rollouts(db: Connection, trajectory_ids: Sequence[str]) -> dict[str, list[CritiqueState]]:
     """The critiques of each, in the order of their identifiers."""
     found: dict[str, list[CritiqueState]] = {trajectory_id: [] for trajectory_id in trajectory_ids}
-    wanted = critiques.c.trajectory_id.in_(list(found))
-    for row in db.execute(select(critiques).where(wanted).order_by(critiques.c.identifier)).mappings():
+    for row in db.execute(_OF_THESE, {"these": list(found)}).mappings():
         found[row["trajectory_id"]].append(_state(row))
     return found
 
@@ -144,12 +160,12 @@ def written_at(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
-def _is(trajectory_id: str, identifier: str) -> ColumnElement[bool]:
-    return (critiques.c.trajectory_id == trajectory_id) & (critiques.c.identifier == identifier)
+def _which(trajectory_id: str, identifier: str) -> dict[str, Any]:
+    return {"about": trajectory_id, "writer": identifier}
 
 
-def _one(db: Connection, condition: ColumnElement[bool]) -> CritiqueState | None:
-    row = db.execute(select(critiques).where(condition)).mappings().one_or_none()
+def _one(db: Connection, query: Select[Any], wanted: Mapping[str, Any]) -> CritiqueState | None:
+    row = db.execute(query, wanted).mappings().one_or_none()
     return None if row is None else _state(row)
 
 

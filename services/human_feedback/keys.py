@@ -101,7 +101,8 @@ class ScopedAuth:
         await self.app(scope, receive, send)
 
 
-def _check(request: Request, security: SecurityScopes) -> None:
+async def _check(request: Request, security: SecurityScopes) -> None:
+    # A plain function would be sent to a thread, at every request.
     if not set(security.scopes) <= request.state.granted:
         wanted = " and ".join(security.scopes)
         raise Problem(403, "Forbidden", f"This key may not do that: the route needs a key with scope '{wanted}'.")

@@ -6,11 +6,16 @@ import hashlib
 import statistics
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, case, func, select, update
+from sqlalchemy import Connection, bindparam, case, func, select, update
 
 from services.human_feedback.tables import counters, critiques, rollouts
 from shared.protocol import FeedbackItem
 from shared.settings import HumanFeedbackSettings
+
+_WRITTEN = select(func.count()).where(critiques.c.trajectory_id == rollouts.c.trajectory_id).scalar_subquery()
+_QUOTA = select(counters.c.value).where(counters.c.name == "quota").scalar_subquery()
+_RECKON = update(rollouts).values(open=case((rollouts.c.rank.is_not(None) & (_WRITTEN < _QUOTA), 1), else_=0))
+_RECKON_THESE = _RECKON.where(rollouts.c.trajectory_id.in_(bindparam("these", expanding=True)))
 
 
 def rank(item: FeedbackItem, settings: HumanFeedbackSettings) -> float | None:
@@ -28,10 +33,10 @@ def rank(item: FeedbackItem, settings: HumanFeedbackSettings) -> float | None:
 def reckon(db: Connection, trajectory_ids: Sequence[str] | None = None) -> None:
     """Say of these rollouts, or of all, whether they want a review: until there are as many critiques as the quota
     asks for, whoever wrote them."""
-    written = select(func.count()).where(critiques.c.trajectory_id == rollouts.c.trajectory_id).scalar_subquery()
-    quota = select(counters.c.value).where(counters.c.name == "quota").scalar_subquery()
-    change = update(rollouts).values(open=case((rollouts.c.rank.is_not(None) & (written < quota), 1), else_=0))
-    db.execute(change if trajectory_ids is None else change.where(rollouts.c.trajectory_id.in_(trajectory_ids)))
+    if trajectory_ids is None:
+        db.execute(_RECKON)
+    else:
+        db.execute(_RECKON_THESE, {"these": list(trajectory_ids)})
 
 
 def _disagreement(item: FeedbackItem) -> float:

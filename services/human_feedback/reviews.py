@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import uuid
+from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, func, select, update
 
 from services.human_feedback import critiques
 from services.human_feedback.critiques import Expected, written_at
@@ -16,6 +17,16 @@ from services.human_feedback.tables import claims, drafts, rollouts, upsert
 from shared.errors import DataError
 from shared.protocol import Critique, CritiqueState, FeedbackItem
 from shared.review_protocol import Claim, Draft, Progress, ReviewTask
+
+_CLAIM = select(claims).where(claims.c.claim_id == bindparam("which"))
+_CHANGE = update(claims).where(claims.c.claim_id == bindparam("which"))
+_LAPSE_OTHERS = update(claims).where(
+    claims.c.trajectory_id == bindparam("about"), claims.c.state == "held", claims.c.claim_id != bindparam("but")
+)
+_ROLLOUT = select(rollouts).where(rollouts.c.trajectory_id == bindparam("which"))
+_THIS_DRAFT = (drafts.c.reviewer == bindparam("who")) & (drafts.c.trajectory_id == bindparam("about"))
+_DRAFT = select(drafts).where(_THIS_DRAFT)
+_FORGET_DRAFT = delete(drafts).where(_THIS_DRAFT)
 
 
 class UnknownClaim(DataError):
@@ -31,8 +42,9 @@ def claim(db: Connection, reviewer: str, *, run_id: str | None, lease_s: float, 
 
     First what the reviewer has a draft of, then the queue in its order, last what the reviewer sent to its end.
     """
-    for query in _candidates(reviewer, run_id, now):
-        trajectory_id = db.scalar(query.limit(1))
+    wanted = {"reviewer": reviewer, "now": now} | ({"run": run_id} if run_id is not None else {})
+    for query in _candidates(of_one_run=run_id is not None):
+        trajectory_id = db.scalar(query, wanted)
         if trajectory_id is not None:
             return _hold(db, f"l-{uuid.uuid4().hex}", trajectory_id, reviewer, now + lease_s, now)
     return None
@@ -41,7 +53,7 @@ def claim(db: Connection, reviewer: str, *, run_id: str | None, lease_s: float, 
 def heartbeat(db: Connection, claim_id: str, *, lease_s: float, now: float) -> Claim:
     """Renew a lease, also one that ended, if nobody took the rollout. Raises UnknownClaim, LostClaim."""
     row = _row(db, claim_id)
-    still_free = row["state"] == "lapsed" and not db.scalar(select(_held(row["trajectory_id"], now)))
+    still_free = row["state"] == "lapsed" and not db.scalar(select(_held(row["trajectory_id"])), {"now": now})
     if row["state"] != "held" and not still_free:
         raise LostClaim(f"The claim is {row['state']}: it cannot be renewed.")
     return _hold(db, claim_id, row["trajectory_id"], row["reviewer"], now + lease_s, now)
@@ -72,11 +84,11 @@ def submit(db: Connection, claim_id: str, critique: Critique, *, now: float) -> 
 
 
 def task(db: Connection, claim_id: str, *, blind: bool) -> ReviewTask:
-    """What the claim's holder sees. `blind` hides the outcome until there is a draft or a critique. Raises
-    UnknownClaim."""
+    """What the claim's holder sees. `blind` hides the outcome, and what machines said, until there is a draft or a
+    critique. Raises UnknownClaim."""
     row = _row(db, claim_id)
     trajectory_id, reviewer = row["trajectory_id"], row["reviewer"]
-    rollout = db.execute(select(rollouts).where(rollouts.c.trajectory_id == trajectory_id)).mappings().one()
+    rollout = db.execute(_ROLLOUT, {"which": trajectory_id}).mappings().one()
     draft, written = get_draft(db, reviewer, trajectory_id), critiques.get(db, trajectory_id, reviewer)
     item = FeedbackItem.model_validate_json(rollout["item"])
     hidden = blind and draft is None and written is None
@@ -100,7 +112,7 @@ def put_draft(db: Connection, reviewer: str, trajectory_id: str, draft: Critique
 
 def get_draft(db: Connection, reviewer: str, trajectory_id: str) -> Draft | None:
     """One draft."""
-    row = db.execute(select(drafts).where(_draft(reviewer, trajectory_id))).mappings().one_or_none()
+    row = db.execute(_DRAFT, {"who": reviewer, "about": trajectory_id}).mappings().one_or_none()
     if row is None:
         return None
     parsed = {"draft": Critique.model_validate_json(row["draft"]), "updated_at": written_at(row["updated_at"])}
@@ -109,7 +121,7 @@ def get_draft(db: Connection, reviewer: str, trajectory_id: str) -> Draft | None
 
 def forget_draft(db: Connection, reviewer: str, trajectory_id: str) -> None:
     """Delete a draft, if there is one."""
-    db.execute(delete(drafts).where(_draft(reviewer, trajectory_id)))
+    db.execute(_FORGET_DRAFT, {"who": reviewer, "about": trajectory_id})
 
 
 def progress(db: Connection, *, reviewer: str | None, run_id: str | None, now: float) -> Progress:
@@ -131,12 +143,16 @@ def progress(db: Connection, *, reviewer: str | None, run_id: str | None, now: f
     )
 
 
-def _candidates(reviewer: str, run_id: str | None, now: float) -> list[Select[Any]]:
-    """Queries for the rollouts that `reviewer` may get, the best first."""
+@cache
+def _candidates(*, of_one_run: bool) -> list[Select[Any]]:
+    """Queries for the rollout that `reviewer` gets at time `now`, of `run` or of all, the best first."""
+    reviewer: ColumnElement[str] = bindparam("reviewer")
     mine = select(claims).where(claims.c.trajectory_id == rollouts.c.trajectory_id, claims.c.reviewer == reviewer)
     free = (
         select(rollouts.c.trajectory_id)
-        .where(rollouts.c.open == 1, *_of_run(run_id), ~_held(rollouts.c.trajectory_id, now))
+        .where(rollouts.c.open == 1, ~_held(rollouts.c.trajectory_id))
+        .where(*([rollouts.c.run_id == bindparam("run")] if of_one_run else []))
+        .limit(1)
         .where(~mine.where(claims.c.state.in_(["submitted", "skipped"])).exists())
     )
     sent_back = mine.where(claims.c.state == "requeued").exists()
@@ -153,25 +169,25 @@ def _candidates(reviewer: str, run_id: str | None, now: float) -> list[Select[An
     ]
 
 
-def _held(trajectory_id: Any, now: float) -> ColumnElement[bool]:
-    """Whether somebody's lease on the rollout runs."""
-    return exists().where(claims.c.trajectory_id == trajectory_id, claims.c.state == "held", claims.c.expires_at > now)
+def _held(trajectory_id: Any) -> ColumnElement[bool]:
+    """Whether somebody's lease on the rollout runs at time `now`."""
+    running = (claims.c.state == "held") & (claims.c.expires_at > bindparam("now"))
+    return exists().where(claims.c.trajectory_id == trajectory_id, running)
 
 
 def _hold(db: Connection, claim_id: str, trajectory_id: str, reviewer: str, expires_at: float, now: float) -> Claim:
-    ended = (claims.c.trajectory_id == trajectory_id) & (claims.c.state == "held") & (claims.c.claim_id != claim_id)
-    db.execute(update(claims).where(ended).values(state="lapsed", changed_at=now))
+    db.execute(_LAPSE_OTHERS, {"about": trajectory_id, "but": claim_id, "state": "lapsed", "changed_at": now})
     values = {"trajectory_id": trajectory_id, "reviewer": reviewer, "state": "held", "expires_at": expires_at}
     upsert(db, claims, {"claim_id": claim_id, **values, "changed_at": now})
     return _claim({"claim_id": claim_id, **values})
 
 
 def _end(db: Connection, claim_id: str, state: str, now: float) -> None:
-    db.execute(update(claims).where(claims.c.claim_id == claim_id).values(state=state, changed_at=now))
+    db.execute(_CHANGE, {"which": claim_id, "state": state, "changed_at": now})
 
 
 def _row(db: Connection, claim_id: str) -> Any:
-    row = db.execute(select(claims).where(claims.c.claim_id == claim_id)).mappings().one_or_none()
+    row = db.execute(_CLAIM, {"which": claim_id}).mappings().one_or_none()
     if row is None:
         raise UnknownClaim("There is no such claim.")
     return row
@@ -182,10 +198,6 @@ def _claim(row: Any) -> Claim:
     return Claim(**{name: row[name] for name in names}, expires_at=written_at(row["expires_at"]))
 
 
-def _draft(reviewer: str, trajectory_id: str) -> ColumnElement[bool]:
-    return (drafts.c.reviewer == reviewer) & (drafts.c.trajectory_id == trajectory_id)
-
-
 def _of_run(run_id: str | None) -> list[ColumnElement[bool]]:
     return [] if run_id is None else [rollouts.c.run_id == run_id]
 
@@ -194,4 +206,4 @@ def _without_outcome(item: FeedbackItem) -> FeedbackItem:
     unjudged = {"reward": None, "success": None}
     siblings = [sibling.model_copy(update=unjudged) for sibling in item.siblings]
     task = item.task.model_copy(update={"reference": {}})
-    return item.model_copy(update={**unjudged, "siblings": siblings, "task": task})
+    return item.model_copy(update={**unjudged, "siblings": siblings, "task": task, "said": []})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from services.human_feedback.critiques import of_rollouts, written_at
 from services.human_feedback.review_queue import rank, reckon
@@ -13,21 +13,28 @@ from services.human_feedback.tables import rollouts
 from shared.protocol import CritiqueState, FeedbackItem, RolloutPage, RolloutRecord
 from shared.settings import HumanFeedbackSettings
 
+_KNOWN = select(rollouts.c.trajectory_id).where(rollouts.c.trajectory_id.in_(bindparam("these", expanding=True)))
+_CHANGE = update(rollouts).where(rollouts.c.trajectory_id == bindparam("which"))
+
 
 def remember(
     db: Connection, run_id: str, items: Sequence[FeedbackItem], settings: HumanFeedbackSettings, *, now: float
 ) -> None:
     """Store rollouts; what is known of one already is replaced, but for its place among the others."""
-    ids = [item.trajectory_id for item in items]
-    known = set(db.scalars(select(rollouts.c.trajectory_id).where(rollouts.c.trajectory_id.in_(ids))))
-    for item in items:
-        values = {"run_id": run_id, "item": item.model_dump_json(), "rank": rank(item, settings)}
-        if item.trajectory_id in known:
-            db.execute(update(rollouts).where(rollouts.c.trajectory_id == item.trajectory_id).values(**values))
-        else:
-            db.execute(insert(rollouts).values(trajectory_id=item.trajectory_id, asked_at=now, open=0, **values))
-            known.add(item.trajectory_id)
-    reckon(db, ids)
+    rows = {
+        item.trajectory_id: {"run_id": run_id, "item": item.model_dump_json(), "rank": rank(item, settings)}
+        for item in items
+    }
+    known = set(db.scalars(_KNOWN, {"these": list(rows)}))
+    new = [
+        {"trajectory_id": name, **row, "asked_at": now, "open": 0} for name, row in rows.items() if name not in known
+    ]
+    again = [{"which": name, **row} for name, row in rows.items() if name in known]
+    if new:
+        db.execute(insert(rollouts), new)
+    if again:
+        db.execute(_CHANGE, again)
+    reckon(db, list(rows))
 
 
 def get(db: Connection, trajectory_id: str) -> RolloutRecord | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
+from fastapi.openapi.models import Example
 
 from services.human_feedback import questions
 from services.human_feedback.desk import Desk, problems
@@ -12,6 +15,37 @@ from shared.problems import Problem
 from shared.protocol import Capabilities, FeedbackRequest, FeedbackResponse, Identifier, Job
 
 UNKNOWN = problems(s404="There is no such job.")
+_QUESTION_EXAMPLE: dict[str, Example] = {
+    "one rollout that failed": {
+        "value": {
+            "run_id": "demo-1a2b3c",
+            "items": [
+                {
+                    "trajectory_id": "demo-1a2b3c-s000003-g000-r00",
+                    "group_id": "demo-1a2b3c-s000003-g000",
+                    "policy_version": 3,
+                    "task": {
+                        "id": "add",
+                        "kind": "code.functional",
+                        "messages": [{"role": "user", "content": "Write add(x, y)."}],
+                    },
+                    "response": {"text": "def add(x, y):\n    return x - y"},
+                    "reward": 0.0,
+                    "success": False,
+                    "said": [
+                        {
+                            "source": "code",
+                            "status": "ok",
+                            "text": "Wrong answer: passed 0 of 1 tests.",
+                            "reward": 0.0,
+                            "success": False,
+                        }
+                    ],
+                }
+            ],
+        }
+    }
+}
 
 
 def router(desk: Desk) -> APIRouter:
@@ -24,7 +58,9 @@ def router(desk: Desk) -> APIRouter:
         response_model=FeedbackResponse,
         responses={202: {"model": Job, "description": "It waits for people."}},
     )
-    async def feedback(request: FeedbackRequest, response: Response) -> FeedbackResponse | Response:
+    async def feedback(
+        request: Annotated[FeedbackRequest, Body(openapi_examples=_QUESTION_EXAMPLE)],
+    ) -> FeedbackResponse | Response:
         """Remember the rollouts; say what people have written about them. With `human_feedback.wait_s`, the answer is a
         job (202) where people are yet to write about some."""
         now = desk.clock()
@@ -51,7 +87,7 @@ def router(desk: Desk) -> APIRouter:
     @found.get("/capabilities", dependencies=[needs("read")])
     async def capabilities() -> Capabilities:
         """What this source can do."""
-        return Capabilities(**SOURCE.model_dump(), gives_text=True, needs_siblings=True)
+        return Capabilities(**SOURCE.model_dump(), gives_text=True, needs_siblings=True, needs_feedback=True)
 
     return found
 

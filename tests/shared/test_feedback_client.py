@@ -404,10 +404,15 @@ def _sources(sources: dict[str, Any]) -> FeedbackSources:
     return FeedbackSources(FeedbackSettings(sources=sources), api_key=None)
 
 
-def _judge(sources: dict[str, Any], items: Sequence[FeedbackItem]) -> dict[str, Judgement]:
+def _judge(
+    sources: dict[str, Any], items: Sequence[FeedbackItem], *, probed: Sequence[str] = ()
+) -> dict[str, Judgement]:
     async def judge() -> dict[str, Judgement]:
         asked = _sources(sources)
         try:
+            for client in asked.clients:
+                if client.name in probed:
+                    await client.capabilities()
             return await asked.judge("run", items)
         finally:
             await asked.aclose()
@@ -455,6 +460,43 @@ def test_shadow_sources_are_recorded_apart_and_not_told_the_outcome() -> None:
         judged = _judge(sources, ITEMS)
     assert all(j.reward == 1 and [f.text for f in j.feedback] == ["real"] for j in judged.values())
     assert all([f.text for f in j.shadow] == ["shadow"] for j in judged.values()) and told == [None] * 4
+
+
+def test_who_needs_feedback_is_asked_last_and_told_what_all_but_shadow_sources_said_and_nobody_else_is() -> None:
+    seen: dict[str, list[Any]] = {"human": [], "critic": []}
+
+    def looking(name: str, answer: Any) -> Any:
+        async def look(request: Request, body: dict[str, Any]) -> Any:
+            seen[name] += body["items"]
+            return await answer(request, body)
+
+        return look
+
+    async def silent(_: Request, body: dict[str, Any]) -> Any:
+        return {"results": [a_result(item["trajectory_id"], status="abstain") for item in body["items"]]}
+
+    with (
+        running(_server(looking("human", silent), needs_feedback=True)) as human,
+        running(_server(looking("critic", _says(text="Mind the sign.")))) as critic,
+        running(_server(_says(reward=0, text="shadow"))) as shadow,
+        running(_server(_says(reward=1, text="real"))) as code,
+    ):
+        sources = {
+            "human": a_source(human),
+            "new": a_source(shadow, shadow=True),
+            "critic": a_source(critic),
+            "gone": a_source("http://127.0.0.1:1"),
+            "code": a_source(code, role="both"),
+        }
+        judged = _judge(sources, [an_item(0)], probed=["human", "critic"])
+    (item,), (told,) = seen["human"], seen["critic"]
+    assert item["said"] == [
+        {"source": "critic", "status": "ok", "text": "Mind the sign.", "reward": None, "success": None},
+        {"source": "gone", "status": "error", "text": None, "reward": None, "success": None},
+        {"source": "code", "status": "ok", "text": "real", "reward": 1, "success": None},
+    ]
+    assert "said" not in told, "a source that knows no such field may refuse it"
+    assert [one.source.name for one in judged["r0"].feedback] == ["human", "critic", "gone", "code"]
 
 
 def test_when_the_outcome_source_is_away_nobody_else_is_asked_and_nothing_has_a_reward() -> None:

@@ -11,7 +11,7 @@ from services.human_feedback import critiques, reviews
 from services.human_feedback.critiques import Expected
 from services.human_feedback.reviews import LostClaim, UnknownClaim
 from services.human_feedback.tables import claims
-from shared.protocol import Critique
+from shared.protocol import Critique, Said
 from shared.review_protocol import Claim
 from tests.services.human_feedback.support import a_store, failed, remember
 
@@ -155,18 +155,19 @@ def test_an_outcome_that_comes_later_puts_the_rollout_into_the_queue() -> None:
         assert _claim(db, "ann") is not None
 
 
-def test_the_outcome_is_hidden_until_a_draft_is_saved() -> None:
+def test_the_outcome_and_what_machines_said_are_hidden_until_a_draft_is_saved() -> None:
+    said = [Said(source="code", status="ok", text="Expected: B", reward=0.0, success=False)]
     with a_store() as db:
-        remember(db, failed("r0", 1.0, answer="B"))
+        remember(db, failed("r0", 1.0, answer="B", said=said))
         held = _claim(db, "ann")
         assert held is not None
         task = reviews.task(db, held.claim_id, blind=True)
         assert task.blind and (task.item.reward, task.item.success, task.item.task.reference) == (None, None, {})
-        assert [sibling.reward for sibling in task.item.siblings] == [None]
+        assert [sibling.reward for sibling in task.item.siblings] == [None] and task.item.said == []
         reviews.put_draft(db, "ann", "r0", Critique(text="It"), now=1.0)
         seen = reviews.task(db, held.claim_id, blind=True)
         assert not seen.blind and (seen.item.success, seen.item.siblings[0].reward) == (False, 1.0)
-        assert seen.item.task.reference == {"answer": "B"}
+        assert seen.item.task.reference == {"answer": "B"} and seen.item.said == said
         assert seen.draft is not None and seen.draft.draft.text == "It"
 
 

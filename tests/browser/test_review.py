@@ -1,0 +1,181 @@
+"""The review page, from the first task to the fate of a critique."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from browser_support import Visitor
+from playwright.sync_api import expect
+from review_support import a_desk, an_item, box, saved, world_items
+
+pytestmark = pytest.mark.browser
+
+
+def test_claim_write_submit_and_next_need_the_keyboard_alone(visitor: Visitor, tmp_path: Path) -> None:
+    items = world_items(2)
+    with a_desk(tmp_path, *items) as desk:
+        page = desk.review(visitor)
+        expect(box(page)).to_be_focused()
+        page.keyboard.type("lib has no double: it is gain.")
+        page.keyboard.press("Escape")
+        # Select the first line of the code with keys, and remark on it.
+        page.keyboard.press("a")
+        for key in ("ArrowDown", "Home", "Shift+End"):
+            page.keyboard.press(key)
+        page.keyboard.press("r")
+        page.keyboard.type("Right.")
+        page.keyboard.press("Escape")
+        page.keyboard.press("2")
+        page.keyboard.press("f")
+        page.keyboard.type("# corrected\n")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#prompt")).to_contain_text(items[0].task.messages[-1].content)
+        page.keyboard.press("c")
+        page.keyboard.type("The second.")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#empty")).to_be_visible()
+        expect(page.locator("#progress")).to_have_text("2 of 2 reviewed, 2 by you, 0 in review")
+        first, second = desk.critiques()
+    assert first["trajectory_id"] == items[1].trajectory_id
+    assert first["critique"]["text"] == "lib has no double: it is gain."
+    (span,) = first["critique"]["spans"]
+    response = items[1].response.text
+    assert (response[span["start"] : span["end"]], span["text"]) == ("import lib", "Right.")
+    assert first["critique"]["verdict"] == "incorrect"
+    assert first["critique"]["corrected_response"] == "# corrected\n" + response
+    assert first["critique"]["author"] == "Ada Lovelace"
+    assert (second["trajectory_id"], second["critique"]["text"]) == (items[0].trajectory_id, "The second.")
+
+
+def test_two_browsers_never_get_one_task(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+        first = desk.review(visitor, "Ada")
+        second = desk.review(visitor, "Grace")
+        third = visitor.open(desk.url + "#key=review")
+        third.get_by_label("Name").fill("Edsger")
+        third.keyboard.press("Enter")
+        expect(first.locator("#attempt")).to_have_text("two")
+        expect(second.locator("#attempt")).to_have_text("one")
+        expect(third.locator("#empty")).to_be_visible()
+
+
+def test_a_new_task_appears_by_itself_where_there_was_none(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path) as desk:
+        page = visitor.open(desk.url + "#key=review")
+        page.get_by_label("Name").fill("Ada")
+        page.keyboard.press("Enter")
+        expect(page.locator("#empty")).to_be_visible()
+        desk.ask(an_item(response="at last"))
+        expect(page.locator("#attempt")).to_have_text("at last")
+
+
+def test_later_puts_a_task_at_the_end_and_skip_away(visitor: Visitor, tmp_path: Path) -> None:
+    items = [an_item(f"demo.0.{number}.0", text) for number, text in enumerate(("one", "two", "three"))]
+    with a_desk(tmp_path, *items) as desk:
+        page = desk.review(visitor)
+        shown = page.locator("#attempt")
+        expect(shown).to_have_text("three")
+        page.keyboard.type("half a thought")
+        page.keyboard.press("Escape")
+        page.keyboard.press("l")
+        expect(shown).to_have_text("two")
+        page.keyboard.press("x")
+        expect(shown).to_have_text("one")
+        page.keyboard.press("x")
+        expect(shown).to_have_text("three")
+        expect(box(page)).to_have_value("half a thought")
+        # What was written does not go with one key.
+        page.keyboard.press("x")
+        expect(page.get_by_role("alert")).to_contain_text("skip again")
+        page.keyboard.press("x")
+        expect(page.locator("#empty")).to_be_visible()
+        assert desk.critiques() == []
+
+
+def test_a_blind_reviewer_sees_outcomes_and_machine_feedback_after_the_first_draft(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    with a_desk(tmp_path, *world_items(1), blind=True) as desk:
+        page = desk.review(visitor)
+        expect(page.locator("#said")).to_contain_text("Hidden until your first draft is saved")
+        expect(page.locator("#outcome")).to_be_hidden()
+        expect(page.get_by_role("group", name="Compare with").get_by_role("button").first).to_have_text("1")
+        box(page).press_sequentially("It calls double.")
+        expect(page.locator("#said")).to_contain_text("AttributeError: module 'lib' has no attribute")
+        expect(page.locator("#outcome")).to_have_text("failed")
+        expect(page.get_by_role("group", name="Compare with").get_by_role("button").first).to_have_text("1 failed")
+        # The box with the caret was not touched meanwhile.
+        box(page).press_sequentially(" And so on.")
+        expect(box(page)).to_have_value("It calls double. And so on.")
+
+
+def test_a_critique_turns_to_used_or_stale_while_the_page_is_open(visitor: Visitor, tmp_path: Path) -> None:
+    items = [an_item(f"demo.0.{number}.0", "text") for number in range(2)]
+    with a_desk(tmp_path, *items) as desk:
+        page = desk.review(visitor)
+        fates = page.locator("#fate-list li")
+        for text in ("the first", "the second"):
+            box(page).fill(text)
+            page.keyboard.press("Control+Enter")
+            expect(fates.first).to_contain_text(text)
+        expect(fates.first).to_contain_text("waits for a training step")
+        for state, use in zip(
+            desk.critiques(),
+            (
+                {"status": "used", "step": 41, "policy_version": 42},
+                {"status": "stale", "step": 41, "reason": "Its rollouts are no longer kept."},
+            ),
+            strict=True,
+        ):
+            place = f"/v1/rollouts/{state['trajectory_id']}/critiques/{state['identifier']}/use"
+            desk.api.post(place, json=use).raise_for_status()
+        expect(fates.nth(1)).to_contain_text("used at step 41 by policy version 42")
+        expect(fates.nth(0)).to_contain_text("stale: Its rollouts are no longer kept.")
+
+
+def test_a_preview_shows_markdown_the_fix_and_what_the_teacher_reads(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path, an_item(response="x = 1\ny = 2\n")) as desk:
+        page = desk.review(visitor)
+        box(page).fill("Use **two** <b>letters</b>.")
+        page.get_by_role("button", name="Suggest a fix").click()
+        page.get_by_label("The response as it should be").fill("xx = 1\ny = 2\n")
+        page.get_by_role("button", name="Preview").click()
+        expect(page.locator("#preview-text strong")).to_have_text("two")
+        expect(page.locator("#preview-text")).to_contain_text("<b>letters</b>")
+        expect(page.locator("#preview-fix ins")).to_have_text("+ xx = 1")
+        expect(page.locator("#teacher-reads")).to_contain_text("A corrected response:\nxx = 1")
+
+
+def test_an_empty_critique_is_not_submitted(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path, an_item()) as desk:
+        page = desk.review(visitor)
+        page.keyboard.press("Control+Enter")
+        expect(page.get_by_role("alert")).to_contain_text("Write a critique, a remark or a fix first")
+        assert desk.critiques() == []
+
+
+def test_the_keys_are_shown_and_do_nothing_in_the_box(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path, an_item(response="one")) as desk:
+        page = desk.review(visitor)
+        page.keyboard.type("x l ?")
+        expect(box(page)).to_have_value("x l ?")
+        saved(page)
+        page.keyboard.press("Escape")
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_contain_text("Submit and next, also in the boxes")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_link_that_names_a_run_shows_its_rollouts_alone(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path, an_item(response="of the run demo")) as desk:
+        other = visitor.open(desk.url + "#key=review&run=other")
+        other.get_by_label("Name").fill("Ada")
+        other.keyboard.press("Enter")
+        expect(other.locator("#empty")).to_be_visible()
+        expect(other.locator("#progress")).to_have_text("0 of 0 reviewed, 0 by you, 0 in review")
+        page = visitor.open(desk.url + "#key=review&run=demo")
+        page.get_by_label("Name").fill("Ada")
+        page.keyboard.press("Enter")
+        expect(page.locator("#attempt")).to_have_text("of the run demo")
