@@ -11,7 +11,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,24 @@ POSTGRES_LOCK = 0x76_70_64
 """Writers take it for their transaction, so that also several replicas write one after another, as to a file."""
 
 Result = TypeVar("Result")
-Call = Callable[[Connection], Any]
+
+
+@dataclass
+class Call:
+    """What is to be done, who waits for it, and what came of it; `result` is an exception where it failed."""
+
+    do: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+
+    def tell(self) -> None:
+        """Wake up who waits, if it still does."""
+        if self.future.done():
+            return
+        if isinstance(self.result, Exception):
+            self.future.set_exception(self.result)
+        else:
+            self.future.set_result(self.result)
 
 
 class Database:
@@ -39,7 +56,7 @@ class Database:
     def __init__(self, place: str) -> None:
         self.place = place
         self._engine = _engine(place)
-        self._calls: queue.SimpleQueue[tuple[Call, Future[Any]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="human-feedback-database", daemon=True)
 
     async def open(self, prepare: Callable[[Connection], None]) -> None:
@@ -55,9 +72,9 @@ class Database:
 
     async def run(self, call: Callable[[Connection], Result]) -> Result:
         """The result of `call`, once it is on the disk."""
-        future: Future[Result] = Future()
-        self._calls.put((call, future))
-        return await asyncio.wrap_future(future)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._calls.put(Call(call, future))
+        return await future
 
     def _work(self) -> None:
         while (first := self._calls.get()) is not None:
@@ -67,32 +84,34 @@ class Database:
                 ended = following is None
                 together += [following] if following is not None else []
             # A caller that is gone by now wants nothing stored; one that goes from here on is too late.
-            self._transact([(call, future) for call, future in together if future.set_running_or_notify_cancel()])
+            if wanted := [call for call in together if not call.future.cancelled()]:
+                self._transact(wanted)
+                # The event loop is woken once for all of them.
+                wanted[0].future.get_loop().call_soon_threadsafe(_tell, wanted)
             if ended:
                 return
 
-    def _transact(self, calls: list[tuple[Call, Future[Any]]]) -> None:
-        outcomes: list[Callable[[], None]] = []
+    def _transact(self, calls: list[Call]) -> None:
         try:
             with self._engine.begin() as db:
-                for call, future in calls:
-                    outcomes.append(self._outcome(db, call, future))
+                for call in calls:
+                    self._run(db, call)
         except (SQLAlchemyError, OSError) as error:
             failure = self._failure(error)
-            outcomes = [_failed(future, failure) for _, future in calls]
-        for tell in outcomes:
-            tell()
+            for call in calls:
+                call.result = failure
 
-    def _outcome(self, db: Connection, call: Call, future: Future[Any]) -> Callable[[], None]:
-        """Run one call; what to tell its caller after the commit."""
+    def _run(self, db: Connection, call: Call) -> None:
+        # The statements themselves: SQLAlchemy's nested transactions take as long as a query.
+        db.exec_driver_sql("SAVEPOINT one_call")
         try:
-            with db.begin_nested():
-                result = call(db)
+            call.result = call.do(db)
+            db.exec_driver_sql("RELEASE one_call")
         except Exception as error:
             if db.invalidated:
                 raise
-            return _failed(future, self._failure(error) if isinstance(error, SQLAlchemyError) else error)
-        return lambda: future.set_result(result)
+            db.exec_driver_sql("ROLLBACK TO one_call")
+            call.result = self._failure(error) if isinstance(error, SQLAlchemyError) else error
 
     def _failure(self, error: Exception) -> InfrastructureError:
         reason = error.orig if isinstance(error, DBAPIError) else error
@@ -103,8 +122,9 @@ class Database:
         return failure
 
 
-def _failed(future: Future[Any], error: Exception) -> Callable[[], None]:
-    return lambda: future.set_exception(error)
+def _tell(calls: list[Call]) -> None:
+    for call in calls:
+        call.tell()
 
 
 def _engine(place: str) -> Engine:

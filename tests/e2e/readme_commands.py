@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -12,9 +13,16 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n?```json\n(.*?)^```)?", re.DOTALL |
 ELSEWHERE = ("docker compose up", "./vpd test")
 
 
-def blocks() -> list[tuple[str, str | None]]:
-    """The README's shell blocks, each with the JSON that is printed below it, if any."""
-    return [(command, shown or None) for command, shown in BLOCK.findall(README)]
+def blocks(document: str = README) -> list[tuple[str, str | None]]:
+    """A document's shell blocks, each with the JSON that is printed below it, if any."""
+    return [(command, shown or None) for command, shown in BLOCK.findall(document)]
+
+
+def shape(value: Any) -> Any:
+    """The keys of a JSON value, all the way down."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items()}
+    return [shape(inner) for inner in value[:1]] if isinstance(value, list) else None
 
 
 def commands(block: str) -> list[str]:

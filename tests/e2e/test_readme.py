@@ -7,19 +7,11 @@ by tests/compose, those that need vLLM by `test_readme_vllm.py`, and `./vpd test
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-from readme_commands import blocks, shell, vpd_commands
+from readme_commands import blocks, shape, shell, vpd_commands
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
-
-
-def shape(value: Any) -> Any:
-    """The keys of a JSON value, all the way down."""
-    if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in value.items()}
-    return [shape(inner) for inner in value[:1]] if isinstance(value, list) else None
 
 
 def test_every_vpd_command_of_the_readme_runs(readme_environment: dict[str, str]) -> None:

@@ -17,7 +17,8 @@ from services.human_feedback.app import create_app
 from tests.services.human_feedback.support import a_question, failed, settings
 
 STACK = {"Authorization": "Bearer k3y"}
-READER = {"Authorization": "Bearer reader"}
+KEYS = {"read_key": "reader", "review_key": "reviewer", "ingest_key": "writer"}
+GRANTED = {"reader": {"read"}, "reviewer": {"read", "review"}, "writer": {"read", "ingest"}}
 NOT_OURS = [positive_data_acceptance, negative_data_rejection]
 """A document cannot say that an id must be one that is there, or that some text must have words; and parameters that a
 route does not know are ignored."""
@@ -26,7 +27,7 @@ route does not know are ignored."""
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("fuzz") / "h.sqlite3"
-    with running(create_app(settings(path, key="k3y", read_key="reader"))) as base:
+    with running(create_app(settings(path, key="k3y", **KEYS))) as base:
         httpx.post(f"{base}/v1/feedback", json=a_question(failed("0"), failed("A")), headers=STACK)
         yield base
 
@@ -57,7 +58,21 @@ def test_without_a_key_nothing_is_answered(operations: list[Any], key: dict[str,
         assert _statuses(operation, GenerationMode.POSITIVE, key, count=2) == {401}
 
 
-def test_with_a_reading_key_nothing_is_written(operations: list[Any]) -> None:
+def _needed(operation: Any) -> str:
+    """The scope that a route is for."""
+    if operation.path.startswith("/v1/review/"):
+        return "review"
+    if operation.method.upper() == "GET" and not operation.path.startswith("/v1/jobs/"):
+        return "read"
+    deletes_a_critique = operation.method.upper() == "DELETE" and operation.path.startswith("/v1/rollouts/")
+    return "admin" if deletes_a_critique else "ingest"
+
+
+@pytest.mark.parametrize("key", GRANTED)
+def test_a_key_opens_the_routes_of_its_scopes_and_writes_by_no_other(operations: list[Any], key: str) -> None:
     for operation in operations:
-        if operation.method.upper() != "GET":
-            assert _statuses(operation, GenerationMode.POSITIVE, READER, count=2) == {403}
+        answered = _statuses(operation, GenerationMode.POSITIVE, {"Authorization": f"Bearer {key}"}, count=2)
+        if _needed(operation) in GRANTED[key]:
+            assert not answered & {401, 403}, operation.label
+        else:
+            assert answered == {403}, operation.label
