@@ -238,6 +238,22 @@ def replay(
     raise typer.Exit(do_again(_run_directory(run, recipe, set_), step=step, as_json=json))
 
 
+@app.command(epilog="Example: `vpd track demo --set tracking.tensorboard=true`")
+def track(run: Run, set_: Overrides = None) -> None:
+    """Send a run's figures to the trackers of its settings: those that they lack.
+
+    A run does so by itself while it goes on. This is for what could not be delivered then, and for a tracker that was
+    not set.
+
+    Exit codes: 0 all is there, 1 something could not be delivered, 2 there is no such run or no tracker is set.
+    """
+    from trainer.trackers.process import deliver_now
+
+    lacking = deliver_now(_run_directory(run, None, set_), set_ or ())
+    print("\n".join(lacking) or "All is delivered.")
+    raise typer.Exit(1 if lacking else 0)
+
+
 @app.command(epilog="Example: `vpd experiment smoke --jobs 2`; then `vpd experiment report smoke`")
 def experiment(
     what: Annotated[
@@ -333,7 +349,7 @@ def show(
 
 @config.command()
 def check(recipe: Recipes = None, set_: Overrides = None, base_port: BasePort = 8201) -> None:
-    """Check the settings, and that model, engine, tasks, sandbox, Redis, ports and disk are there for a run."""
+    """Check the settings, and that model, engine, tasks, trackers, sandbox, Redis, ports and disk are there."""
     from cli.checks import findings
 
     settings = _settings(recipe, set_)
