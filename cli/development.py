@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cli.vllm_environment import install_alone
@@ -15,20 +15,19 @@ from shared.load_settings import resolve_settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test(arguments: Sequence[str], *, e2e: bool, compose: bool, slow: bool, vllm: bool, chaos: bool) -> int:
-    """Run pytest: the default suite and the chaos runs on all cores, the other marked suites one test (with vLLM two
-    files) at a time.
+def test(arguments: Sequence[str], suites: Mapping[str, bool]) -> int:
+    """Run pytest on the marked `suites` that are asked for, or else on what no mark keeps out: the default suite, the
+    chaos runs and those in a browser on all cores, the other marked suites one test (with vLLM two files) at a time.
 
     Returns its exit code. What the tests with vLLM need is installed first.
     """
     _require_checkout()
-    suites = {"e2e": e2e, "compose": compose, "slow": slow, "vllm": vllm, "chaos": chaos}
-    if vllm:
+    if suites["vllm"]:
         print(install_alone(resolve_settings([], [], {}).settings), flush=True)
     marks = [mark for mark, asked in suites.items() if asked]
     default = ["-m", " and ".join(f"not {mark}" for mark in suites), "-n", str(_cores())]
     chosen = ["-m", " or ".join(marks)] if marks else default
-    if marks == ["chaos"]:
+    if marks in (["chaos"], ["browser"]):
         chosen += ["-n", str(_cores())]
     if marks == ["vllm"]:
         # vLLM's start is mostly one process's imports; a file's tests share what they started.

@@ -319,11 +319,13 @@ def test(
     slow: Annotated[bool, typer.Option("--slow", help="Only the tests that run thousands of programs.")] = False,
     vllm: Annotated[bool, typer.Option("--vllm", help="Only the tests with vLLM; installs it if missing.")] = False,
     chaos: Annotated[bool, typer.Option("--chaos", help="Only the runs whose processes are killed.")] = False,
+    browser: Annotated[bool, typer.Option("--browser", help="Only the tests of the pages; needs Chromium.")] = False,
 ) -> None:
     """Run the project's tests; further arguments go to pytest, like `vpd test tests/shared -k queue`."""
     from cli import development
 
-    raise typer.Exit(development.test(context.args, e2e=e2e, compose=compose, slow=slow, vllm=vllm, chaos=chaos))
+    asked = {"e2e": e2e, "compose": compose, "slow": slow, "vllm": vllm, "chaos": chaos, "browser": browser}
+    raise typer.Exit(development.test(context.args, asked))
 
 
 @app.command()

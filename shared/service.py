@@ -55,12 +55,14 @@ def create_service(
     lifespan: Lifespan | None = None,
     exposition: Exposition | None = None,
     auth: Middleware | None = None,
+    page: Middleware | None = None,
     description: str = "",
 ) -> FastAPI:
     """Make the application of service `name`; its Prometheus registry is `app.state.registry`.
 
     `exposition` is awaited at every scrape before the registry is read, and what it returns is appended; where it fails
-    or takes too long, nothing is. `auth` takes the place of the one key, for a service that has several.
+    or takes too long, nothing is. `auth` takes the place of the one key, for a service that has several. `page` answers
+    before any key is asked for (`services/web/page.py`).
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -76,6 +78,7 @@ def create_service(
         responses={"4XX": _problem_schema("The request is wrong."), "5XX": _problem_schema("The service failed.")},
         middleware=[
             Middleware(RequestContext, registry=registry),
+            *([page] if page is not None else []),
             auth or Middleware(BearerAuth, api_key=settings.api_key),
             Middleware(BodyCap, max_bytes=settings.service.max_body_mb * MIB),
         ],

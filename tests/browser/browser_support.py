@@ -1,0 +1,92 @@
+"""What the tests of both pages do with a browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, Route
+
+LOCAL = {"127.0.0.1", "localhost", "::1"}
+WAIT_MS = 10_000
+SEVERE = {"serious", "critical"}
+
+
+class Visitor:
+    """Opens pages in `browser`, and keeps what they did that they should not have done."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.requests_abroad: list[str] = []
+        self.errors: list[str] = []
+        self.expected: list[str] = []
+        self._contexts: list[BrowserContext] = []
+
+    def context(self, **options: Any) -> BrowserContext:
+        """A browser profile of its own, with nothing stored; `options` are those of `Browser.new_context`."""
+        context = self.browser.new_context(**options)
+        context.set_default_timeout(WAIT_MS)
+        context.route(lambda url: not _is_local(url), self._refuse)
+        # A breach of the policy is an error in the console as well.
+        context.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        context.on("weberror", lambda error: self.errors.append(str(error.error)))
+        self._contexts.append(context)
+        return context
+
+    def open(self, url: str, **options: Any) -> Page:
+        """A page at `url` in a profile of its own."""
+        page = self.context(**options).new_page()
+        page.goto(url)
+        return page
+
+    def expect_error(self, pattern: str) -> None:
+        """Errors in which the regular expression is found are the test's own doing, like
+        `status of 401` for a request that is refused."""
+        self.expected.append(pattern)
+
+    def unexpected(self) -> list[str]:
+        """The errors that no test expected."""
+        return [error for error in self.errors if not any(re.search(pattern, error) for pattern in self.expected)]
+
+    def close(self) -> None:
+        """Close every profile."""
+        for context in self._contexts:
+            context.close()
+
+    def _refuse(self, route: Route) -> None:
+        self.requests_abroad.append(route.request.url)
+        route.abort()
+
+
+def accessibility_problems(page: Page) -> list[str]:
+    """What axe-core finds on `page` that is serious or worse, a line for each place."""
+    violations = Axe().run(page).response["violations"]
+    return [
+        f"{violation['id']} ({violation['impact']}): {node['html'][:200]}"
+        for violation in violations
+        if violation["impact"] in SEVERE
+        for node in violation["nodes"]
+    ]
+
+
+def screenshot(page: Page, path: Path) -> None:
+    """The visible part of `page` as a PNG, reduced to 256 colours."""
+    from PIL import Image
+
+    page.screenshot(path=path, animations="disabled", caret="hide")
+    with Image.open(path) as image:
+        reduced = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    reduced.save(path, optimize=True)
+
+
+def scrolls_sideways(page: Page) -> bool:
+    """Whether the page is wider than its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
+
+
+def _is_local(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("data", "blob", "about") or parts.hostname in LOCAL
