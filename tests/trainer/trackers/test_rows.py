@@ -32,6 +32,7 @@ def test_each_step_is_one_row_with_the_evaluation_before_it_and_its_times(run: W
         "wall_s": 12.0,
         "tokens_per_s": 100.0,
         "evaluation/student_accuracy": 0.05,
+        "evaluation/teacher_accuracy": 0.5,
         "evaluation/tasks": 64.0,
     }
     assert rows[5].time == STARTED + 12.0

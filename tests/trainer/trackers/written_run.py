@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,13 @@ class WrittenRun:
         (path / "run.json").write_text(json.dumps({"run_id": RUN_ID, "name": "demo", "seed": 1, "algorithm": "vpd"}))
         os.utime(path / "run.json", (STARTED, STARTED))
 
-    def go_on(self, steps: int) -> None:
-        """Record so many more steps, with the evaluations that come before them."""
+    def go_on(self, steps: int, more: Mapping[str, float] | None = None) -> None:
+        """Record so many more steps, with `more` figures, and the evaluations that come before them."""
         for _ in range(steps):
             self._evaluate()
-            self._append("timings.jsonl", {"step": self.step, "wall_s": 2.0 * (self.step + 1), "tokens_per_s": 100.0})
-            self._append("metrics.jsonl", step_record(self.step))
+            times = {"step": self.step, "wall_s": 2.0 * (self.step + 1), "tokens_per_s": 100.0}
+            self._append("timings.jsonl", times | dict(more or {}))
+            self._append("metrics.jsonl", step_record(self.step) | dict(more or {}))
             self.step += 1
 
     def go_back(self, step: int) -> None:
@@ -44,6 +47,11 @@ class WrittenRun:
     def finish(self) -> None:
         self._evaluate()
         (self.path / "summary.json").write_text("{}")
+
+    def make_old(self, seconds: float) -> None:
+        """As if nothing had been written for so long."""
+        for file in self.path.iterdir():
+            os.utime(file, (time.time() - seconds,) * 2)
 
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
@@ -72,4 +80,4 @@ def step_record(step: int) -> dict[str, Any]:
 
 
 def evaluation_record(step: int) -> dict[str, Any]:
-    return {"kind": "evaluation", "step": step, "student_accuracy": step / 100, "teacher_accuracy": None, "tasks": 64}
+    return {"kind": "evaluation", "step": step, "student_accuracy": step / 100, "teacher_accuracy": 0.5, "tasks": 64}
