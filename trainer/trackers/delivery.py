@@ -24,6 +24,7 @@ FILE = "tracking.json"
 ROWS_A_CALL = 200
 _PROBLEM_CHARS = 300
 _POLL_S = 1.0
+_LOOK_S = 0.02
 _LONGEST_RETRY_S = 30.0
 _RETRY_AT_THE_END_S = 0.5
 
@@ -124,18 +125,22 @@ class Deliveries:
         for thread in self._threads:
             thread.start()
 
-    def finish(self, limit_s: float, *, while_moving: bool = False) -> list[str]:
-        """The run has ended: deliver the rest for at most `limit_s`, or `while_moving` for as long since the last row.
+    def finish(self, limit_s: float, *, patient: bool = True) -> list[str]:
+        """The run has ended: deliver the rest, for at most `limit_s`, or where not `patient` for as long since the last
+        row and until a tracker fails.
 
         Returns a sentence for each tracker that lacks something.
         """
         self.ended.set()
         deadline = time.monotonic() + limit_s
         there = self._there()
-        while time.monotonic() < deadline and not all(one.complete for one in self._threads):
-            time.sleep(0.02)
-            if while_moving and there != (there := self._there()):
-                deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline and (rest := [one for one in self._threads if not one.complete]):
+            if not patient:
+                if all(one.problem for one in rest):
+                    break
+                if there != (there := self._there()):
+                    deadline = time.monotonic() + limit_s
+            time.sleep(_LOOK_S)
         return [self._lacks(one) for one in self._threads if not one.complete]
 
     def _there(self) -> list[int]:

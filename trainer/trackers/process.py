@@ -118,7 +118,7 @@ def deliver_now(run: Path, overrides: Sequence[str]) -> list[str]:
             "No tracker is set: name one, like --set tracking.tensorboard=true (docs/observability.md)."
         )
     with _alone(run, wait_s=0):
-        return Deliveries(TrackedRun.of(run), tracking).finish(tracking.flush_s, while_moving=True)
+        return Deliveries(TrackedRun.of(run), tracking).finish(tracking.flush_s, patient=False)
 
 
 @contextlib.contextmanager
