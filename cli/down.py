@@ -1,4 +1,4 @@
-"""`vpd status` and `vpd down`: the stacks that `vpd up` noted below a runs folder, and stopping them."""
+"""`vpd down`: stopping the stacks that `vpd up` noted below a runs folder."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
-
 from cli.claim import Claim, Stack, stacks_below, start_time
 from cli.stack import JOB_GRACE_S, is_job
 from shared.errors import SettingsError, VPDError
@@ -17,22 +15,6 @@ from shared.errors import SettingsError, VPDError
 _SUPERVISOR_S = JOB_GRACE_S + 120.0
 _PROCESS_S = 10.0
 _POLL_S = 0.1
-
-
-def status_lines(runs: Path) -> list[str]:
-    """One paragraph per stack: where it is, which processes run, whether its services are ready."""
-    lines: list[str] = []
-    with httpx.Client(timeout=2.0, trust_env=False) as client:
-        for path, stack in stacks_below(runs).items():
-            alive = stack.alive()
-            how = "a run goes on" if stack.supervised() else "kept up after its run"
-            lines.append(f"{path}: {how}")
-            for name in stack.pids:
-                pid = f"process {alive[name]}" if name in alive else "gone"
-                url = stack.services.get(name)
-                ready = f", {url} {_readiness(client, url)}" if url and name in alive else ""
-                lines.append(f"  {name}: {pid}{ready}")
-    return lines or [f"No stack is up below {runs}."]
 
 
 def down(runs: Path, name: str | None) -> str:
@@ -83,11 +65,3 @@ def _signal(pids: Sequence[int], number: signal.Signals) -> None:
             os.killpg(pid, number)
         except ProcessLookupError:
             continue
-
-
-def _readiness(client: httpx.Client, url: str) -> str:
-    try:
-        answer = client.get(f"{url}/readyz")
-    except httpx.HTTPError:
-        return "does not answer"
-    return "is ready" if answer.status_code == 200 else "is not ready"

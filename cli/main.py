@@ -16,9 +16,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cli import run_commands
+from cli.options import Overrides, Recipes, resolve, run_directory, settings_of
 from shared.errors import InfrastructureError, SettingsError, VPDError
 
-SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback")
+SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback", "dashboard")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,14 +36,6 @@ app.add_typer(config, name="config")
 data = typer.Typer(no_args_is_help=True, help="Look at the tasks a run would train on.")
 app.add_typer(data, name="data")
 
-Recipes = Annotated[
-    list[Path] | None,
-    typer.Option("--recipe", "-r", metavar="FILE", help="TOML file with settings; may be repeated, later files win."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="One setting, like run.steps=40; may be repeated."),
-]
 Engine = Annotated[
     Literal["transformers", "vllm"] | None,
     typer.Option("--engine", help="What runs the model, as --set inference.engine=...; vllm is installed if missing."),
@@ -52,7 +46,6 @@ BasePort = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only print settings, steps and the memory each GPU needs; start nothing.")
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name below `run.dir`.")]
 
 
 @app.callback()
@@ -77,7 +70,7 @@ def up(
     Ctrl-C or SIGTERM ends the run after its running step, with a checkpoint and exit code 0; a second one ends it at
     once, with 128 + its number. Either way the same command goes on with the run, and loses nothing.
     """
-    resolved = _resolve(recipe, [*(set_ or ()), *([f"inference.engine={engine}"] if engine else ())])
+    resolved = resolve(recipe, [*(set_ or ()), *([f"inference.engine={engine}"] if engine else ())])
     if dry_run:
         return _dry_run(resolved)
     from cli.up import up as start
@@ -94,15 +87,15 @@ def down(
     """Stop a stack: one that was kept up, or one whose run goes on."""
     from cli.down import down as stop
 
-    print(stop(Path(_settings(recipe, set_).run.dir), name))
+    print(stop(Path(settings_of(recipe, set_).run.dir), name))
 
 
 @app.command()
 def status(recipe: Recipes = None, set_: Overrides = None) -> None:
-    """Show which stacks are up, their processes and whether their services are ready."""
-    from cli.down import status_lines
+    """Show which stacks are up, their processes, whether their services are ready, and how far each run is."""
+    from cli.status import status_lines
 
-    print("\n".join(status_lines(Path(_settings(recipe, set_).run.dir))))
+    print("\n".join(status_lines(Path(settings_of(recipe, set_).run.dir))))
 
 
 @app.command(epilog="Example: `vpd serve code-feedback --port 8202`")
@@ -115,7 +108,7 @@ def serve(
     """Run one service alone, until Ctrl-C. `VPD_API_KEY` is the key it asks for; without one it is open."""
     if name not in SERVICES:
         raise SettingsError(f"There is no service {name!r}: it is one of {', '.join(SERVICES)}.")
-    settings = _settings(recipe, set_)
+    settings = settings_of(recipe, set_)
     from shared.service import serve as run
 
     service: Any = importlib.import_module(f"services.{name.replace('-', '_')}.app")
@@ -132,7 +125,7 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Train against services that are up already, at the URLs of the settings."""
-    resolved = _resolve(recipe, set_)
+    resolved = resolve(recipe, set_)
     if dry_run:
         return _dry_run(resolved)
     settings = resolved.settings
@@ -191,67 +184,13 @@ def evaluate(
         base_port=base_port,
         recipes=recipe or (),
         overrides=set_ or (),
-        find_run=lambda name: _run_directory(name, recipe, set_),
+        find_run=lambda name: run_directory(name, recipe, set_),
         command=_resume(),
     )
     raise typer.Exit(measure(arguments))
 
 
-@app.command(epilog="Example: `vpd audit demo`")
-def audit(
-    run: Run,
-    json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
-    recipe: Recipes = None,
-    set_: Overrides = None,
-) -> None:
-    """Prove from a run's files that no group was lost and none was counted twice, whatever was killed meanwhile.
-
-    It reads the run's ledger, whose lines are chained by digests, and checks the stored batches, the checkpoints and
-    the metrics against it; then it says how old the rollouts were that were trained on, what was done again after a
-    stop, and which groups were dropped and why. No service and no model is needed, and the run may go on meanwhile.
-
-    Exit codes: 0 clean, 1 a problem was found, 2 there is no such run.
-    """
-    from trainer.audit import main as check_ledger
-
-    raise typer.Exit(check_ledger(_run_directory(run, recipe, set_), as_json=json))
-
-
-@app.command(epilog="Example: `vpd replay demo --step 12`")
-def replay(
-    run: Run,
-    step: Annotated[int, typer.Option("--step", min=0, help="The training step, counted from 0.")],
-    json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
-    recipe: Recipes = None,
-    set_: Overrides = None,
-) -> None:
-    """Do a training step again from its stored batch, every service off, and compare every figure of it.
-
-    It starts from the newest kept checkpoint before the step, or from the initial model, and does the steps in between
-    as well. On the machine of the run the losses and the weights come out the same to the last bit: what is recorded
-    is what these rollouts and this feedback give.
-
-    Exit codes: 0 identical, 1 something differs, 2 there is no such run or step.
-    """
-    from trainer.replay import main as do_again
-
-    raise typer.Exit(do_again(_run_directory(run, recipe, set_), step=step, as_json=json))
-
-
-@app.command(epilog="Example: `vpd track demo --set tracking.tensorboard=true`")
-def track(run: Run, set_: Overrides = None) -> None:
-    """Send a run's figures to the trackers of its settings: those that they lack.
-
-    A run does so by itself while it goes on. This is for what could not be delivered then, and for a tracker that was
-    not set.
-
-    Exit codes: 0 all is there, 1 something could not be delivered, 2 there is no such run or no tracker is set.
-    """
-    from trainer.trackers.process import deliver_now
-
-    lacking = deliver_now(_run_directory(run, None, set_), set_ or ())
-    print("\n".join(lacking) or "All is delivered.")
-    raise typer.Exit(1 if lacking else 0)
+run_commands.add_to(app)
 
 
 @app.command(epilog="Example: `vpd experiment smoke --jobs 2`; then `vpd experiment report smoke`")
@@ -306,7 +245,7 @@ def install(
     from cli.vllm_environment import install_alone
 
     try:
-        print(install_alone(_settings(recipe, set_)))
+        print(install_alone(settings_of(recipe, set_)))
     except Stopped as stopped:
         raise typer.Exit(stopped.exit_code) from None
 
@@ -345,7 +284,7 @@ def show(
     """Print every setting, and where those come from that are not at their default. It can be used as a recipe."""
     from cli.show import settings_as_json, settings_as_toml
 
-    resolved = _resolve(recipe, set_)
+    resolved = resolve(recipe, set_)
     print(settings_as_json(resolved) if json else settings_as_toml(resolved))
 
 
@@ -354,7 +293,7 @@ def check(recipe: Recipes = None, set_: Overrides = None, base_port: BasePort = 
     """Check the settings, and that model, engine, tasks, trackers, sandbox, Redis, ports and disk are there."""
     from cli.checks import findings
 
-    settings = _settings(recipe, set_)
+    settings = settings_of(recipe, set_)
     print("ok      settings: they fit together")
     ok = True
     for finding in findings(settings, base_port):
@@ -398,7 +337,7 @@ def check_data(
     """
     from cli.data import main as check_tasks
 
-    resolved = _resolve(recipe, [*(set_ or ()), *([f"tasks.source={source}"] if source else ())])
+    resolved = resolve(recipe, [*(set_ or ()), *([f"tasks.source={source}"] if source else ())])
     with_model = "model.path" in resolved.origins
     raise typer.Exit(check_tasks(resolved.settings, with_model=with_model, as_json=json, show=show))
 
@@ -437,33 +376,10 @@ class _Errors:
         print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
 
 
-def _resolve(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
-    from shared.load_settings import resolve_settings
-
-    return resolve_settings(recipes or (), overrides or ())
-
-
-def _settings(recipes: list[Path] | None, overrides: list[str] | None) -> Any:
-    return _resolve(recipes, overrides).settings
-
-
 def _dry_run(resolved: Any) -> None:
     from cli.dry_run.report import dry_run_lines
 
     print("\n".join(dry_run_lines(resolved)).rstrip())
-
-
-def _run_directory(run: str, recipes: list[Path] | None, overrides: list[str] | None) -> Path:
-    """The directory of a run that is named by its path or by its name."""
-    below = Path(_settings(recipes, overrides).run.dir)
-    for path in (Path(run), below / run):
-        if (path / "run.json").is_file():
-            return path
-    names = ", ".join(sorted(file.parent.name for file in below.glob("*/run.json"))) or "none"
-    raise SettingsError(
-        f"There is no run {run}: name its directory, or one of the runs in {below} ({names}; --set run.dir=DIRECTORY "
-        "looks elsewhere)."
-    )
 
 
 def _trainer(module: str, settings: Any) -> int:

@@ -39,6 +39,8 @@ class Spec:
     ends: bool = False
     """Whether it ends by itself. Such a process is started again only where a signal killed it: with code 0 it is
     finished, and any other code ends the stack with its last words."""
+    optional: bool = False
+    """Whether the stack goes on without it once it may not be started again."""
     grace_s: float = 30.0
     """How long it may take to end once it is asked to."""
     environment: Mapping[str, str] | None = None
@@ -89,6 +91,9 @@ class Supervisor:
                 one.exit_code = code
                 if code != 0:
                     raise self.failure(name)
+            elif one.restarts_left == 0 and one.spec.optional:
+                one.exit_code = code
+                self._say(f"{self.failure(name)}; the run goes on without it.")
             elif one.restarts_left == 0:
                 raise self.failure(name)
             else:

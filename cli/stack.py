@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
@@ -22,7 +22,9 @@ from shared.errors import VPDError
 from shared.load_settings import Resolved, secret_environment
 from shared.settings import Settings
 
-SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback")
+SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback", "dashboard")
+OPTIONAL = frozenset({"dashboard"})
+"""What only shows a run never ends one."""
 BASE_PORT = 8201
 _TIERS = {"redis": 0, "service": 1, "job": 2}
 _RESTARTS = 3
@@ -46,6 +48,17 @@ class Plan:
         """Where a service of this stack answers, from this machine."""
         host = self.settings.service.host
         return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{self.ports[service]}"
+
+    def links(self) -> list[str]:
+        """Where people look, a line for each page. Only a key that was made for this stack stands in them: whoever set
+        one has it, and its page asks for it."""
+        key = self.settings.api_key.get_secret_value() if self.settings.api_key and self.key_is_new else None
+        dashboard, review = ({"key": key} if key else {} for _ in range(2))
+        dashboard["run"] = self.settings.run.name
+        return [
+            f"Dashboard: {self.url('dashboard')}/#{urlencode(dashboard)}",
+            f"Review page: {self.url('human-feedback')}/review/" + (f"#{urlencode(review)}" if review else ""),
+        ]
 
 
 def plan_stack(resolved: Resolved, *, base_port: int, run_directory: Path) -> Plan:
@@ -101,6 +114,7 @@ def service_specs(plan: Plan, settings_file: Path) -> list[Spec]:
             vpd("serve", name, "--port", str(port), "--recipe", str(settings_file)),
             tier=_TIERS["service"],
             restarts=_RESTARTS,
+            optional=name in OPTIONAL,
             environment=child_environment(plan.settings, heavy=name == "inference"),
         )
         for name, port in plan.ports.items()

@@ -60,6 +60,8 @@ def up(resolved: Resolved, *, keep: bool, fresh: bool, base_port: int, resume: s
         if to_install is not None:
             install(to_install, session)
         session.start_services(plan, settings_file)
+        for line in plan.links():
+            session.say(line)
         session.train(job_specs(plan.settings, settings_file))
         if keep:
             session.keep(plan)
@@ -195,18 +197,27 @@ class _Session:
             for name in list(waiting):
                 self.interrupts.check()
                 if self.supervisor.died(name):
-                    raise self.supervisor.failure(name)
+                    self._give_up(specs[name], self.supervisor.failure(name))
+                    del waiting[name]
+                    continue
                 reason = ready[name]()
                 if reason is None:
                     del waiting[name]
                     self.say(f"{name} is ready.")
                 else:
                     waiting[name] = reason
-            for name, reason in waiting.items():
+            for name, reason in list(waiting.items()):
                 if time.monotonic() > began + (limit_s := ready_s(name, plan.settings)):
-                    log = self.supervisor.log(name)
-                    raise ServiceUnavailable(f"{name} was not ready after {limit_s:.0f} s: {reason} (log: {log})")
+                    late = f"{name} was not ready after {limit_s:.0f} s: {reason} (log: {self.supervisor.log(name)})"
+                    self._give_up(specs[name], ServiceUnavailable(late))
+                    del waiting[name]
             time.sleep(_POLL_S)
+
+    def _give_up(self, spec: Spec, error: InfrastructureError) -> None:
+        """Raises the error, unless the run can do without the process."""
+        if not spec.optional:
+            raise error
+        self.say(f"{error}; the run goes on without it.")
 
     def _note(self) -> dict[str, int]:
         pids = self.supervisor.pids()

@@ -111,6 +111,8 @@ def serve(app: FastAPI, settings: Settings, port: int) -> None:
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
         )
     )
+    # A stream without end asks, and ends: the server would wait for it.
+    app.state.stopping = lambda: server.should_exit
     with listener, _quiet_exit_on_signals(server):
         asyncio.run(_serve_within_lifespan(app, server, listener))
 

@@ -60,10 +60,9 @@ def test_what_prometheus_asks_is_every_service_with_metrics_on_a_network_they_sh
         for name, one in SERVICES.items()
         if "/opt/vpd/healthcheck.py" in one.get("healthcheck", {}).get("test", ())
     }
-    # The dashboard says what learner and collectors do.
-    assert asked == checked | {"dashboard": "8205"}
+    assert asked == checked
     networks = set(SERVICES["prometheus"]["networks"])
-    assert all(networks & set(SERVICES[name]["networks"]) for name in asked if name in SERVICES)
+    assert all(networks & set(SERVICES[name]["networks"]) for name in asked)
 
 
 def test_grafana_reaches_prometheus_and_no_service_of_the_stack() -> None:
@@ -107,6 +106,7 @@ INSTALLED = {
     "code-feedback": {"core"},
     "critic-feedback": {"core", "math"},
     "human-feedback": {"core"},
+    "dashboard": {"core", "dashboard"},
     "collector": {"core", "data"},
     "learner": {"core", "model", "data", "tensorboard", "trackio", "wandb", "mlflow"},
     "inference-transformers": {"core", "model"},
@@ -228,3 +228,12 @@ def test_vllm_on_gpus_finds_a_built_in_model_in_the_mounted_tree(tmp_path: Path,
 
 def test_vllm_on_gpus_takes_any_other_model_by_its_name(tmp_path: Path) -> None:
     assert options(started(tmp_path, VPD_MODEL__PATH="Qwen/Qwen3-8B")[2:])["--model"] == "Qwen/Qwen3-8B"
+
+
+def test_the_dashboard_reads_the_runs_and_can_write_nowhere() -> None:
+    dashboard = SERVICES["dashboard"]
+    assert "runs:/vpd/runs:ro" in dashboard["volumes"]
+    assert all(mount.endswith(":ro") for mount in dashboard["volumes"])
+    assert dashboard["read_only"] and dashboard["ports"] == ["127.0.0.1:${DASHBOARD_PORT:-8205}:8205"]
+    waited_for = {name for one in SERVICES.values() for name in one.get("depends_on", {})}
+    assert "dashboard" not in waited_for, "a run must not wait for it"

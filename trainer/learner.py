@@ -53,6 +53,7 @@ from trainer.run_directory import Record, RunDirectory
 from trainer.tasks import load_tasks
 from trainer.trackers.process import tracked
 from trainer.training import Training
+from trainer.trajectory_records import trajectory_records
 
 T = TypeVar("T")
 log = structlog.get_logger("learner")
@@ -220,7 +221,8 @@ class Learner:
         started = time.monotonic()
         digest = (self.store.digest(self.step) if again else None) or self.store.write(stored)
         batch, metrics = self.training.step(stored)
-        self.directory.write_trajectories(batch)
+        records = trajectory_records(batch, self.training.token_lifts, self.training.policy.tokenizer)
+        self.directory.write_trajectories(self.step, records)
         if again:
             self.critiques.remember(stored)
             await self.critiques.report_again(batch)

@@ -26,9 +26,7 @@ from pydantic import BaseModel
 
 from shared.errors import SettingsError, VPDError
 from shared.load_settings import public_settings, resolve_settings
-from shared.protocol import Feedback
 from shared.settings import Settings
-from trainer.batch import Batch, Row
 from trainer.disk import disk_error, read_jsonl, write_atomically
 
 Record = dict[str, Any]
@@ -135,13 +133,13 @@ class RunDirectory:
             except OSError as error:
                 raise disk_error(error, file) from error
 
-    def write_trajectories(self, batch: Batch) -> None:
+    def write_trajectories(self, step: int, records: Iterable[Record]) -> None:
         """trajectories/step_N.jsonl: what was asked, answered, said about it, and what the teacher saw."""
         directory = self.path / "trajectories"
-        lines = [json.dumps(_readable(row, batch.step), ensure_ascii=False) + "\n" for row in batch.rows]
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
         try:
             directory.mkdir(exist_ok=True)
-            write_atomically(directory / f"step_{batch.step:06d}.jsonl", "".join(lines))
+            write_atomically(directory / f"step_{step:06d}.jsonl", "".join(lines))
         except OSError as error:
             raise disk_error(error, directory) from error
 
@@ -171,30 +169,3 @@ def _resolved_again(file: Path) -> Record:
     except SettingsError:
         before: Record = json.loads(file.read_text())
         return before
-
-
-def _readable(row: Row, step: int) -> Record:
-    trajectory = row.trajectory
-    return {
-        "trajectory_id": trajectory.trajectory_id,
-        "group_id": row.group.group_id,
-        "task_id": row.group.task.id,
-        "step": step,
-        "late": row.late,
-        "policy_version": row.group.policy_version,
-        "prompt": [m.model_dump() for m in row.group.task.messages],
-        "response": trajectory.rollout.text,
-        "finish_reason": trajectory.rollout.finish_reason,
-        "tokens": len(trajectory.rollout.token_ids),
-        "reward": trajectory.reward,
-        "success": trajectory.success,
-        "feedback": [_said(f) for f in trajectory.feedback],
-        "m_step_teacher_prompt": row.m_prompt.text if row.m_prompt else None,
-        "e_step_teacher_prompt": row.e_prompt.text if row.e_prompt else None,
-        "feedback_chars_cut": row.m_prompt.feedback_chars_cut if row.m_prompt else 0,
-    }
-
-
-def _said(feedback: Feedback) -> Record:
-    kept: Iterable[str] = ("feedback_id", "status", "reward", "success", "text", "source", "error", "latency_ms")
-    return {k: v for k, v in feedback.model_dump(mode="json").items() if k in kept and v is not None}

@@ -10,35 +10,60 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from shared.protocol import Message, Trajectory
+from shared.protocol import Feedback, Message, Trajectory
 from shared.settings import TeacherPromptSettings
 
 Render = Callable[[Sequence[Message]], list[int]]
 """Chat messages -> prompt token ids, ending with the generation prompt."""
 
+_BETWEEN = "\n\n"
 _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+
+
+class Part(NamedTuple):
+    """Whose text stands where in a context's feedback."""
+
+    source: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the teacher knows and the student does not. `succeeded` chooses the header above the feedback."""
+    """What the teacher knows and the student does not. `succeeded` chooses the header above the feedback, `parts` say
+    whose words the feedback is."""
 
     demonstration: str | None = None
     feedback: str | None = None
     succeeded: bool = False
+    parts: tuple[Part, ...] = ()
 
     def __bool__(self) -> bool:
         return self.demonstration is not None or self.feedback is not None
 
+    @classmethod
+    def of(cls, demonstration: str | None, said: Sequence[Feedback], *, succeeded: bool = False) -> Context:
+        """With the texts of feedback, in their order."""
+        parts: list[Part] = []
+        end = 0
+        for feedback in said:
+            start = end + (len(_BETWEEN) if parts else 0)
+            end = start + len(feedback.text or "")
+            parts.append(Part(feedback.source.name, start, end))
+        return cls(demonstration, _joined(said), succeeded, tuple(parts))
+
 
 @dataclass(frozen=True)
 class TeacherPrompt:
-    """A rendered prompt: its last user message as text, its token ids, and characters of feedback cut to fit."""
+    """A rendered prompt: its last user message as text, its token ids, characters of feedback cut to fit, and the
+    sources whose text stands in it, whole or in part."""
 
     text: str
     token_ids: list[int]
     feedback_chars_cut: int = 0
+    sources: tuple[str, ...] = ()
 
 
 def compose(
@@ -77,7 +102,8 @@ def build(
             settings=settings,
         )
         cut = len(context.feedback or "") - kept
-        return TeacherPrompt(text, render([*messages[:-1], Message(role="user", content=text)]), cut)
+        shown = _sources_left(context.parts, len(context.feedback or ""), kept)
+        return TeacherPrompt(text, render([*messages[:-1], Message(role="user", content=text)]), cut, shown)
 
     kept = len(context.feedback or "")
     prompt = attempt(context.feedback, kept)
@@ -98,11 +124,9 @@ def m_step_context(
     """
     demonstration = _demonstration(trajectory, siblings, settings)
     show_all = settings.feedback == "always" or (settings.feedback != "never" and demonstration is None)
-    feedback = None
-    if settings.feedback != "never":
-        human_only = trajectory.success is True or not show_all
-        feedback = feedback_text(trajectory, shadow, human_only=human_only)
-    return Context(demonstration, feedback, succeeded=trajectory.success is not False)
+    human_only = trajectory.success is True or not show_all
+    own = [] if settings.feedback == "never" else _shown(trajectory, shadow, human_only=human_only)
+    return Context.of(demonstration, own, succeeded=trajectory.success is not False)
 
 
 def e_step_context(
@@ -111,20 +135,25 @@ def e_step_context(
     """The context an outcome is scored under: a success has a sibling's demonstration, else the feedback that it
     passed; a failure has its own feedback, or another failure's if so set, else a demonstration."""
     demonstration = _demonstration(trajectory, siblings, settings)
-    own = None if settings.feedback == "never" else feedback_text(trajectory, shadow)
-    if settings.failure_feedback == "sibling" and trajectory.success is False and own is not None:
+    own = [] if settings.feedback == "never" else _shown(trajectory, shadow)
+    if settings.failure_feedback == "sibling" and trajectory.success is False and own:
         failed = [s for s in siblings if s.success is False and s.trajectory_id != trajectory.trajectory_id]
-        own = next((text for s in failed if (text := feedback_text(s, shadow)) is not None), own)
+        own = next((said for s in failed if (said := _shown(s, shadow))), own)
     if trajectory.success:
-        human = None if own is None else feedback_text(trajectory, shadow, human_only=True)
-        return Context(demonstration, human if demonstration is not None else own, succeeded=True)
-    return Context(None, own) if own is not None else Context(demonstration, None)
+        human = [f for f in own if f.source.kind == "human"]
+        return Context.of(demonstration, human if demonstration is not None else own, succeeded=True)
+    return Context.of(None, own) if own else Context(demonstration)
 
 
 def feedback_text(trajectory: Trajectory, shadow: frozenset[str], *, human_only: bool = False) -> str | None:
     """The texts of all sources outside the shadow, in their order, joined by blank lines; None if there are none."""
-    texts = [
-        f.text
+    return _joined(_shown(trajectory, shadow, human_only=human_only))
+
+
+def _shown(trajectory: Trajectory, shadow: frozenset[str], *, human_only: bool = False) -> list[Feedback]:
+    """The feedback with a text, of sources outside the shadow."""
+    return [
+        f
         for f in trajectory.feedback
         if f.status == "ok"
         and f.text is not None
@@ -132,7 +161,10 @@ def feedback_text(trajectory: Trajectory, shadow: frozenset[str], *, human_only:
         and f.source.name not in shadow
         and (f.source.kind == "human" or not human_only)
     ]
-    return "\n\n".join(texts) or None
+
+
+def _joined(said: Sequence[Feedback]) -> str | None:
+    return _BETWEEN.join(f.text or "" for f in said) or None
 
 
 def _demonstration(
@@ -147,7 +179,19 @@ def _demonstration(
     return None
 
 
-def _middle_cut(text: str, keep: int) -> str:
+def _sources_left(parts: Sequence[Part], length: int, keep: int) -> tuple[str, ...]:
+    """Whose text is not cut out of the middle altogether, where `keep` of `length` characters are kept."""
+    head, tail = _ends_kept(keep)
+    left = [part.source for part in parts if part.start < head or part.end > length - tail]
+    return tuple(dict.fromkeys(left))
+
+
+def _ends_kept(keep: int) -> tuple[int, int]:
+    """Characters kept at the beginning and at the end."""
     head = (keep + 1) // 2
-    tail = keep - head
+    return head, keep - head
+
+
+def _middle_cut(text: str, keep: int) -> str:
+    head, tail = _ends_kept(keep)
     return text[:head] + f"\n... [{len(text) - keep} characters cut] ...\n" + (text[-tail:] if tail else "")

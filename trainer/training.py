@@ -16,6 +16,7 @@ from torch import Tensor
 from shared.models import resolve_model
 from shared.settings import Settings
 from trainer.algorithms import Algorithm, Metrics, Tools, make
+from trainer.algorithms.watch import TokenLifts
 from trainer.batch import Batch, BatchBuilder
 from trainer.batch_store import StepBatch
 from trainer.diagnosis import Diagnosis
@@ -57,6 +58,11 @@ class Training:
         batch = self.batches.build(stored.step, stored.groups, stored.late_rows)
         with memory_errors(self.settings.model, self.settings.learner):
             return batch, self.diagnosis(batch) | self.algorithm.train_step(batch)
+
+    @property
+    def token_lifts(self) -> TokenLifts:
+        """Of the last step: how much its teacher raised each response token."""
+        return self.algorithm.m_step.token_lifts
 
     def observe_teacher(self, accuracy: float) -> None:
         """The teacher's accuracy on prompts that are about to be trained on, a share."""

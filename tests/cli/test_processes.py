@@ -77,6 +77,20 @@ def test_a_service_that_dies_again_and_again_is_given_up_with_its_last_words(
     assert said[-1].startswith("svc ended with code 1 3 times: no luck (log: ")
 
 
+def test_what_is_optional_is_given_up_without_an_end_to_the_rest(supervisor: Supervisor, said: list[str]) -> None:
+    supervisor.start(Spec("shown", python("print('error: no luck'); raise SystemExit(1)"), restarts=1, optional=True))
+
+    def gave_up() -> bool:
+        supervisor.check()
+        return len(said) == 2
+
+    eventually(gave_up, "the supervisor gives up")
+    assert said[-1].startswith("shown ended with code 1 2 times: no luck (log: ")
+    assert said[-1].endswith("; the run goes on without it.")
+    supervisor.check()
+    assert len(said) == 2
+
+
 def test_a_job_that_fails_is_an_error_with_its_last_sentence(supervisor: Supervisor) -> None:
     code = "print('Traceback'); print('error: the queue is gone'); print('x'); raise SystemExit(3)"
     supervisor.start(Spec("job", python(code), ends=True, restarts=3))

@@ -45,7 +45,7 @@ def test_urls_at_the_default_ports_follow_the_base_port_and_others_stay() -> Non
 
 def test_an_inference_service_elsewhere_is_not_started_here() -> None:
     assert "inference" not in plan("inference.url=http://gpu:8201").ports
-    assert set(plan().ports) == {"inference", "code-feedback", "critic-feedback", "human-feedback"}
+    assert set(plan().ports) == {"inference", "code-feedback", "critic-feedback", "human-feedback", "dashboard"}
 
 
 def test_a_redis_of_the_user_s_is_used_and_none_is_started() -> None:
@@ -118,3 +118,21 @@ def test_a_taken_port_is_named_with_its_service_and_the_way_out() -> None:
         assert not port_is_free("127.0.0.1", port)
         with pytest.raises(VPDError, match=f"Port {port}, for inference, is in use: .*--base-port"):
             require_free_ports(plan(base_port=port))
+
+
+def test_the_links_to_the_pages_hold_the_key_that_was_made_for_the_stack_and_never_one_that_was_set() -> None:
+    made = plan("run.name=trial", base_port=9301)
+    assert made.settings.api_key is not None
+    key = made.settings.api_key.get_secret_value()
+    assert made.links() == [
+        f"Dashboard: http://127.0.0.1:9305/#key={key}&run=trial",
+        f"Review page: http://127.0.0.1:9304/review/#key={key}",
+    ]
+    assert plan("api_key=mine").links() == [
+        "Dashboard: http://127.0.0.1:8205/#run=demo",
+        "Review page: http://127.0.0.1:8204/review/",
+    ]
+
+
+def test_a_run_can_do_without_the_dashboard_alone() -> None:
+    assert [spec.name for spec in service_specs(plan(), Path("s.json")) if spec.optional] == ["dashboard"]

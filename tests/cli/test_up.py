@@ -24,6 +24,7 @@ STAND_IN = """
 import dataclasses
 import sys
 from pathlib import Path
+import cli.stack
 import cli.up
 from cli.processes import Spec
 from shared.load_settings import resolve_settings
@@ -31,7 +32,8 @@ from shared.load_settings import resolve_settings
 programs, arguments = Path(sys.argv[1]), sys.argv[2:]
 
 def spec(name, tier, restarts, *extra):
-    return Spec(name, [sys.executable, str(programs / f"{name}.py"), *extra], tier=tier, restarts=restarts)
+    command = [sys.executable, str(programs / f"{name}.py"), *extra]
+    return Spec(name, command, tier=tier, restarts=restarts, optional=name in cli.stack.OPTIONAL)
 
 cli.up.resolve_model = lambda path: path
 cli.up.service_specs = lambda plan, file: [spec(n, 1, 3, str(p), str(file)) for n, p in plan.ports.items()]
@@ -96,7 +98,7 @@ class Stage:
         self.run = path / "runs" / "demo"
         self.programs = path / "programs"
         self.programs.mkdir()
-        for name in ("inference", "code-feedback", "critic-feedback", "human-feedback"):
+        for name in ("inference", "code-feedback", "critic-feedback", "human-feedback", "dashboard"):
             self.program(name, SERVICE)
         self.program("collector", COLLECTOR.format(seconds=0))
         self.program("learner", LEARNER + FINISH)
@@ -151,6 +153,15 @@ def test_a_run_ends_with_before_and_after_and_nothing_left_running(stage: Stage)
     assert not (stage.path / "runs" / "demo" / "up.json").exists()
     # A file in Redis 6, a folder from Redis 7 on.
     assert list((stage.path / "runs" / "demo" / "redis").glob("appendonly*"))
+
+
+def test_a_dashboard_that_cannot_start_costs_the_run_nothing(stage: Stage) -> None:
+    stage.program("dashboard", "print('error: no page'); raise SystemExit(1)")
+    process = stage.up()
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "no page (log: runs/demo/logs/dashboard.log); the run goes on without it." in out
+    assert "25.0 % → 75.0 %" in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -340,7 +351,7 @@ def test_kept_services_stay_up_for_status_and_go_with_down(stage: Stage) -> None
     assert (kept.returncode, err) == (0, "")
     assert "The services stay up until `vpd down`" in out
     pids = stage.pids()
-    assert set(pids) == {"redis", "inference", "code-feedback", "critic-feedback", "human-feedback"}
+    assert set(pids) == {"redis", "inference", "code-feedback", "critic-feedback", "human-feedback", "dashboard"}
     status = stage.vpd("status").communicate()[0]
     assert status.startswith("runs/demo: kept up after its run\n")
     assert f"http://127.0.0.1:{stage.base_port} is ready" in status

@@ -15,7 +15,7 @@ from compose_stack import ROOT, Stack, wait_for
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800), pytest.mark.xdist_group("compose")]
 
-HTTP_SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback")
+HTTP_SERVICES = ("inference", "code-feedback", "critic-feedback", "human-feedback", "dashboard")
 OURS = (*HTTP_SERVICES, "collector", "learner")
 STATUS = "cat /proc/self/status; id -u; touch /opt/vpd/probe 2>&1 || true"
 RUN = "/vpd/runs/demo"
@@ -67,7 +67,12 @@ def test_the_key_made_at_the_first_start_opens_the_services_and_nothing_else_doe
 def test_ports_are_published_on_the_loopback_interface_alone(stack: Stack) -> None:
     bound = {service: stack.inspect(service)["NetworkSettings"]["Ports"] for service in ("redis", *OURS)}
     published = {s: [b for bindings in ports.values() for b in bindings or []] for s, ports in bound.items()}
-    assert {s for s, bindings in published.items() if bindings} == {"inference", "critic-feedback", "human-feedback"}
+    assert {s for s, bindings in published.items() if bindings} == {
+        "inference",
+        "critic-feedback",
+        "human-feedback",
+        "dashboard",
+    }
     assert {b["HostIp"] for bindings in published.values() for b in bindings} == {"127.0.0.1"}
 
 

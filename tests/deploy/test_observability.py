@@ -22,11 +22,11 @@ from written_run import WrittenRun
 
 from services.code_feedback.app import create_app as code_app
 from services.critic_feedback.app import create_app as critic_app
+from services.dashboard.app import create_app as dashboard_app
 from services.dashboard.run_metrics import FIGURES, RunMetrics
 from services.dashboard.runs import RunsFolder
 from services.human_feedback.app import create_app as human_app
 from services.inference.app import create_app as inference_app
-from shared.service import create_service
 from shared.settings import Settings
 from tests.services.inference.inference_support import settings_for, wait_ready
 from tests.serving import running
@@ -45,25 +45,20 @@ def queries() -> list[str]:
     return [query.replace("$run", ".*") for query in (*panels, *(rule["expr"] for rule in rules))]
 
 
-def dashboard(folder: Path) -> Any:
-    app = create_service("dashboard", Settings())
-    app.state.registry.register(RunMetrics(RunsFolder(folder)))
-    return app
-
-
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[dict[str, str]]:
     """Where each service answers, the dashboard with a run whose records have every figure."""
     folder = tmp_path_factory.mktemp("observed")
     run = WrittenRun(folder / "runs" / "demo")
     run.go_on(12, every_figure())
-    settings = Settings.model_validate({"human_feedback": {"database": str(folder / "human.sqlite3")}})
+    sections = {"human_feedback": {"database": str(folder / "human.sqlite3")}, "run": {"dir": str(folder / "runs")}}
+    settings = Settings.model_validate(sections)
     apps = {
         "inference": inference_app(settings_for(tiny_model_dir, folder)),
         "code-feedback": code_app(settings),
         "critic-feedback": critic_app(settings),
         "human-feedback": human_app(settings),
-        "dashboard": dashboard(folder / "runs"),
+        "dashboard": dashboard_app(settings),
     }
     with ExitStack() as stack:
         found = {name: stack.enter_context(running(app)) for name, app in apps.items()}

@@ -72,7 +72,8 @@ def settings_of(model: Path, root: Path, **changes: Any) -> Settings:
 def learn(
     ranks: Ranks, settings: Settings, begin: int, end: int, *, resume: bool = False, save: bool = False
 ) -> dict[str, Any]:
-    """Steps `begin` to `end`, from the newest checkpoint and into one if asked: metrics by step, weights, moments."""
+    """Steps `begin` to `end`, from the newest checkpoint and into one if asked: metrics and
+    lifts by step, weights, moments."""
     training = Training(settings, ranks)
     checkpoints = Checkpoints(Path(settings.run.dir) / "checkpoints", keep=9, ranks=ranks)
     if resume:
@@ -80,12 +81,19 @@ def learn(
         assert state is not None and state["step"] == begin
         training.load_state_dict(state)
     found = state_of(training)
-    metrics = [
-        training.step(StepBatch(step=step, groups=random_groups(step, samples=3)))[1] for step in range(begin, end)
-    ]
+    metrics, lifts = [], []
+    for step in range(begin, end):
+        metrics.append(training.step(StepBatch(step=step, groups=random_groups(step, samples=3)))[1])
+        lifts.append(training.token_lifts)
     if save:
         checkpoints.save(end, training.state_dict())
-    return {"metrics": metrics, "at_start": found, "at_end": state_of(training), "digest": training.weights_digest()}
+    return {
+        "metrics": metrics,
+        "token_lifts": lifts,
+        "at_start": found,
+        "at_end": state_of(training),
+        "digest": training.weights_digest(),
+    }
 
 
 def state_of(training: Training) -> dict[str, Any]:

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_builders import group, said, trajectory
 
 from shared.errors import InfrastructureError, SettingsError, VPDError
-from shared.protocol import Message
-from shared.settings import Settings, TeacherPromptSettings
-from trainer.batch import BatchBuilder
+from shared.settings import Settings
 from trainer.run_directory import RunDirectory
 
 
@@ -143,38 +140,14 @@ def test_a_run_is_finished_once_its_summary_is_written(tmp_path: Path) -> None:
     assert RunDirectory(settings(tmp_path)).finished
 
 
-def test_trajectories_show_what_was_said_and_what_the_teacher_saw(tmp_path: Path) -> None:
-    def render(messages: list[Message]) -> list[int]:
-        return list("".join(m.content for m in messages).encode())
-
-    builder = BatchBuilder(
-        TeacherPromptSettings(), render=render, max_context=10_000, seed=0, shadow=frozenset({"trial"})
-    )
-    rows = [
-        trajectory(0, text="näive\u2028try", feedback=[said("wrong"), said("in the shadow", name="trial")]),
-        trajectory(1, success=None, feedback=[said(None, status="abstain")]),
-    ]
-    run = RunDirectory(settings(tmp_path))
-    run.write_trajectories(builder.build(3, [group(rows)]))
-    lines = (run.path / "trajectories" / "step_000003.jsonl").read_text().rstrip("\n").split("\n")
-    first, second = (json.loads(line) for line in lines)
-    assert first["response"] == "näive\u2028try" and first["step"] == 3 and first["success"] is False
-    assert [f["text"] for f in first["feedback"]] == ["wrong", "in the shadow"]
-    assert "wrong" in first["m_step_teacher_prompt"] and "wrong" in first["e_step_teacher_prompt"]
-    assert "in the shadow" not in first["m_step_teacher_prompt"]
-    assert second["m_step_teacher_prompt"] is None and second["reward"] is None
-    assert [f["status"] for f in second["feedback"]] == ["abstain"]
-
-
 @pytest.mark.parametrize("what", ["record", "record_timings", "write_trajectories", "write_summary", "forget_after"])
 def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path: Path, what: str) -> None:
     run = RunDirectory(settings(tmp_path))
     run.record(record("step", 0))
-    builder = BatchBuilder(TeacherPromptSettings(), render=lambda _: [1], max_context=100, seed=0, shadow=frozenset())
     arguments = {
         "record": record("step", 1),
         "record_timings": {"step": 1},
-        "write_trajectories": builder.build(0, [group([trajectory()])]),
+        "write_trajectories": [{"trajectory_id": "any"}],
         "write_summary": {"algorithm": "vpd"},
         "forget_after": 1,
     }
@@ -183,7 +156,7 @@ def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path: Path, what: str) ->
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         with pytest.raises(InfrastructureError, match="cannot be written: File too large") as caught:
-            getattr(run, what)(arguments[what])
+            getattr(run, what)(*([0] if what == "write_trajectories" else []), arguments[what])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value)

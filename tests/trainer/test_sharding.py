@@ -68,6 +68,10 @@ def test_two_ranks_have_the_losses_and_weights_of_one(
             if not name.startswith("seconds/"):
                 assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
     assert_same(two[case]["at_end"], one["at_end"], rtol=1e-4, atol=2e-5)
+    for found, expected in zip(two[case]["token_lifts"], one["token_lifts"], strict=True):
+        assert found.keys() == expected.keys() and bool(expected) == (case != "grpo")
+        for row, lifts in expected.items():
+            assert found[row] == pytest.approx(lifts, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("case", ["vpd in many passes"])

@@ -302,6 +302,36 @@ def test_both_ends_of_long_feedback_stay() -> None:
     assert "START" in prompt.text and "END" in prompt.text and "characters cut" in prompt.text
 
 
+def sources_of(prompt: TeacherPrompt | None) -> tuple[str, ...]:
+    assert prompt is not None
+    return prompt.sources
+
+
+def test_a_prompt_knows_the_sources_whose_text_stands_in_it() -> None:
+    own = trajectory(
+        feedback=[said("one"), said(None, name="mute"), said("two", name="critic"), said("3", name="code")]
+    )
+    assert sources_of(prompt_of(own, [own])) == ("code", "critic")
+    assert sources_of(prompt_of(own, [own], step="e")) == ("code", "critic")
+    solved = trajectory(1, success=True, feedback=[said("passed"), HUMAN])
+    assert sources_of(prompt_of(own, [own, solved])) == ()
+    assert sources_of(prompt_of(solved, [own, solved])) == ("human",)
+    assert sources_of(prompt_of(solved, [own, solved], step="e")) == ("code", "human")
+
+
+def test_a_source_whose_text_was_cut_out_altogether_does_not_stand_in_the_prompt() -> None:
+    texts = {"first": "1" * 300, "middle": "2" * 300, "last": "3" * 300}
+    own = trajectory(feedback=[said(text, name=name) for name, text in texts.items()])
+    seen = set()
+    for room in range(100, 1200, 10):
+        prompt = prompt_of(own, [own], max_tokens=room)
+        if prompt is not None:
+            shown = tuple(name for name, text in texts.items() if text[0] * 3 in prompt.text)
+            assert prompt.sources == shown
+            seen.add(shown)
+    assert seen == {("first", "last"), ("first", "middle", "last")}
+
+
 def test_the_settings_limit_holds_where_the_context_has_more_room() -> None:
     context = Context(None, "long " * 100)
     small = TeacherPromptSettings(max_tokens=200)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.batch import Batch
 from trainer.optimisation import Optimizer
 from trainer.policy import Policy
 from trainer.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from trainer.algorithms.m_step import MStep
 
 Metrics = dict[str, float]
 
@@ -28,7 +31,9 @@ class Tools:
 
 
 class Algorithm(ABC):
-    """One training step at a time; its state goes into the checkpoint."""
+    """One training step at a time; its state goes into the checkpoint. Each has an M-step, the student's part."""
+
+    m_step: MStep
 
     @abstractmethod
     def train_step(self, batch: Batch) -> Metrics:

@@ -22,7 +22,7 @@ from torch import Tensor
 from shared.algorithm_settings import DistillSettings, GRPOTerm, PassSettings
 from trainer.algorithms.base import Metrics, Tools
 from trainer.algorithms.terms import Rated, Shape, Terms, TokenLoss, Tokens
-from trainer.algorithms.watch import Watch
+from trainer.algorithms.watch import TokenLifts, Watch
 from trainer.batch import Batch, Row
 from trainer.objectives.divergence import Divergence, forward_kl, jsd, over_top_k, reverse_kl
 from trainer.objectives.logprobs import chosen_logprobs, chosen_slope, entropy
@@ -36,7 +36,8 @@ class MStep:
     """Gradient steps on the student.
 
     `distill` and `grpo` are its terms; None leaves one out. `shape` makes token advantages of the teacher's
-    log-ratios; with `without_contrast`, rows whose siblings all had the same reward have them too.
+    log-ratios; with `without_contrast`, rows whose siblings all had the same reward have them too. `token_lifts` are
+    those of the last step.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class MStep:
         self.grpo = grpo
         self.shape = shape
         self.without_contrast = without_contrast
+        self.token_lifts: TokenLifts = {}
 
     def __call__(self, batch: Batch) -> Metrics:
         started = time.monotonic()
@@ -80,6 +82,7 @@ class MStep:
                     self._update(part, batch.step, metrics, watch)
         if self.teacher is not None:
             self.teacher.follow(batch)
+        self.token_lifts = watch.token_lifts(self.ranks)
         return metrics | watch.metrics(self.ranks) | {"seconds/m_step": time.monotonic() - started}
 
     def _rated(self, batch: Batch) -> list[Rated]:

@@ -90,7 +90,7 @@ class TokenLoss:
             weight = self._importance(self.distill, everything, tokens)
             watch.divergence(self.scores, tokens.divergence, weight, self.distill.importance_cap)
         if self.rows[0].informed:
-            watch.lift(self.scores, tokens.log_q - tokens.log_pi, [r.row.success for r in self.rows])
+            watch.lift(self.scores, tokens.log_q - tokens.log_pi, [r.row for r in self.rows])
         if self.terms.grpo is not None:
             advantages = self._advantages(everything, tokens)
             watch.clipped(outside_clip(tokens.log_pi, self.sampled, advantages, **_clips(self.terms.grpo)))

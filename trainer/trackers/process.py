@@ -106,12 +106,12 @@ def main(arguments: Sequence[str]) -> None:
     os._exit(0)
 
 
-def deliver_now(run: Path, overrides: Sequence[str]) -> list[str]:
-    """Deliver what the trackers of the run's settings, with `overrides`, lack; a sentence for each that still does.
+def deliver_now(run: Path, recipes: Sequence[Path], overrides: Sequence[str]) -> list[str]:
+    """Deliver what the trackers of the run's settings, with `recipes` and `overrides`, lack; a sentence for each that still does.
 
     Raises SettingsError where no tracker is set, VPDError where a process delivers this run already.
     """
-    tracking = load_settings([run / "settings.json"], overrides).tracking
+    tracking = load_settings([run / "settings.json", *recipes], overrides).tracking
     require_trackers(tracking)
     if not chosen_trackers(tracking):
         raise SettingsError(

@@ -25,8 +25,12 @@ class RunsFolder:
 
     def names(self) -> list[str]:
         """The runs there are, the one that was written last first."""
-        runs = [self._files(file.parent.name) for file in self.path.glob("*/run.json") if _is_name(file.parent.name)]
-        return [run.path.name for run in sorted(runs, key=lambda run: (-run.written_at, run.path.name))]
+        return [name for _, name in self.written()]
+
+    def written(self) -> list[tuple[float, str]]:
+        """The runs in order: when each was written last, in seconds before 1970, and its name."""
+        names = [file.parent.name for file in self.path.glob("*/run.json") if _is_name(file.parent.name)]
+        return sorted((-RunFiles(self.path / name).written_at, name) for name in names)
 
     def run(self, name: str) -> RunFiles | None:
         """A run by its name; None where there is none."""

@@ -6,15 +6,13 @@ holds the window and the place of the last item in the order, so that a run that
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from services.dashboard.runs import cursors
 from services.dashboard.runs.rows import Entry, Rollout, RolloutLine, Status
 from shared.errors import DataError
 
@@ -144,18 +142,18 @@ def after(places: Sequence[Key], query: RolloutQuery) -> int:
 def encoded(query: RolloutQuery, steps: Sequence[int], key: Key) -> str:
     """The cursor of the page that follows the item at `key`."""
     cursor = Cursor(sort=query.sort, first=steps[0], last=steps[-1], key=list(key))
-    return base64.urlsafe_b64encode(json.dumps(list(cursor.model_dump().values())).encode()).decode()
+    return cursors.encoded(list(cursor.model_dump().values()))
 
 
 def decoded(query: RolloutQuery) -> Cursor | None:
     """The query's cursor. Raises DataError where it is none of ours, or of a list in another order."""
     if query.cursor is None:
         return None
+    values = cursors.decoded(query.cursor, len(Cursor.model_fields))
     try:
-        values = json.loads(base64.b64decode(query.cursor, altchars=b"-_", validate=True))
         cursor = Cursor.model_validate(dict(zip(Cursor.model_fields, values, strict=True)))
-    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
-        raise DataError("Field 'cursor' is wrong: it is not the next_cursor of a page.", field="cursor") from error
+    except ValidationError as error:
+        raise cursors.wrong() from error
     if cursor.sort != query.sort or len(cursor.key) != len(place(None, 0, 0, query.sort)):
         raise DataError("Field 'cursor' is wrong: it is of a list in another order.", field="cursor")
     return cursor

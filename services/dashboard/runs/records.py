@@ -20,6 +20,11 @@ class Records:
         self._by_key: dict[tuple[int, int, str], Record] = {}
         self._sorted: list[Record] | None = []
 
+    @property
+    def position(self) -> str:
+        """Up to where the file was read; a `Tail` may go on from there."""
+        return self._tail.position
+
     def all(self) -> list[Record]:
         """The records as they are in the file now."""
         read = self._tail.read()

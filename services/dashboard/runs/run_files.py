@@ -90,6 +90,12 @@ class RunFiles:
         with self._lock:
             return self._timings.all()
 
+    def records(self) -> tuple[list[Record], list[Record], str]:
+        """Those of metrics.jsonl and of timings.jsonl, and the place up to which they were read (see `events.py`)."""
+        with self._lock:
+            metrics, timings = self._records.all(), self._timings.all()
+            return metrics, timings, f"{self._records.position}-{self._timings.position}"
+
     def steps(self) -> list[int]:
         """The steps whose rollouts were written, in order."""
         return self._files.steps()

@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 from trainer_algorithms import batches, tools
+from trainer_builders import group, said, trajectory
 
-from shared.algorithm_settings import DistillSettings, GRPOTerm, TeacherSettings
+from shared.algorithm_settings import DistillSettings, GRPOSettings, GRPOTerm, TeacherSettings
+from shared.settings import TeacherPromptSettings
 from trainer.algorithms.e_step import diagnostics
 from trainer.algorithms.m_step import MStep
-from trainer.batch import Batch
+from trainer.batch import Batch, BatchBuilder
 from trainer.policy import Policy
+from trainer.scores import Sequences
 from trainer.teacher import Teacher
 
 NewPolicy = Callable[..., Policy]
@@ -85,3 +88,73 @@ def test_the_implicit_reward_is_reported_by_outcome_with_quantiles_margin_and_sa
     assert found["e_step/failure_reward_p10"] == pytest.approx(-6.4)
     assert found["e_step/saturated_share"] == pytest.approx(2 / 5)
     assert found["e_step/active_share"] == pytest.approx(3 / 5)
+
+
+def with_sources(policy: Policy) -> Batch:
+    """Successes and failures whose prompts hold text of one source, of two, of a person, or of none."""
+    texts = [[said("no")], [said("no"), said("try b", name="critic")], [], [said("b", name="ann", kind="human")]]
+    rows = [
+        trajectory(i, success=i == 3, feedback=given, token_ids=range(20 + i, 24 + 2 * i))
+        for i, given in enumerate(texts)
+    ]
+    alone = TeacherPromptSettings(demonstration=False)
+    builder = BatchBuilder(alone, render=policy.render, max_context=1000, seed=0, shadow=frozenset())
+    return builder.build(0, [group(rows)])
+
+
+def distillation(policy: Policy, **passes: int) -> MStep:
+    settings = DistillSettings(**passes)
+    return MStep(tools(policy), settings, teacher=Teacher(TeacherSettings(), policy), distill=settings)
+
+
+def expected_lifts(policy: Policy, batch: Batch) -> dict[str, list[float]]:
+    """log q - log pi of each token of the rows with a teacher's prompt, a row at a time."""
+    lifts = {}
+    for row in batch.rows:
+        if row.m_prompt is not None:
+            with torch.no_grad():
+                q, pi = (
+                    policy.score(Sequences([prompt], [row.response_ids])).logprobs()
+                    for prompt in (row.m_prompt.token_ids, row.group.prompt_token_ids)
+                )
+            lifts[row.trajectory.trajectory_id] = (q - pi).tolist()
+    return lifts
+
+
+@pytest.mark.parametrize("learner", [{}, {"microbatch_tokens": 64, "chunk_tokens": 16}], ids=["one", "micro"])
+@pytest.mark.parametrize("passes", [{}, {"epochs": 2, "minibatches": 2}], ids=["one pass", "passes"])
+def test_lifts_are_those_of_each_token_as_it_was_first_scored(
+    new_policy: NewPolicy, learner: dict[str, int], passes: dict[str, int]
+) -> None:
+    policy = new_policy(**learner)
+    batch = with_sources(policy)
+    if passes:
+        # What a teacher scores is in the first of the two parts, so that no update lies before it.
+        batch = Batch(0, batch.rows[:2] + batch.rows[2:3] * 2)
+    expected = expected_lifts(new_policy(), batch)
+    step = distillation(policy, **passes)
+    step(batch)
+    assert step.token_lifts.keys() == expected.keys() and len(expected) in (2, 3)
+    for row, lifts in expected.items():
+        assert step.token_lifts[row] == pytest.approx(lifts, abs=1e-4)
+
+
+def test_a_source_s_lift_is_the_mean_over_the_rows_whose_prompt_held_its_text_by_outcome(new_policy: NewPolicy) -> None:
+    policy = new_policy()
+    batch = with_sources(policy)
+    code, both, ann = (sum(lifts) for lifts in expected_lifts(new_policy(), batch).values())
+    metrics = distillation(policy)(batch)
+    found = {name: value for name, value in metrics.items() if name.startswith("source/")}
+    assert found == {
+        "source/code/failure_lift_nats": pytest.approx((code + both) / 2, abs=1e-3),
+        "source/critic/failure_lift_nats": pytest.approx(both, abs=1e-3),
+        "source/ann/success_lift_nats": pytest.approx(ann, abs=1e-3),
+    }
+    assert metrics["teacher/failure_lift_nats"] == found["source/code/failure_lift_nats"]
+
+
+def test_without_a_teacher_there_are_no_lifts(new_policy: NewPolicy) -> None:
+    policy = new_policy()
+    step = MStep(tools(policy), GRPOSettings(), grpo=GRPOTerm())
+    metrics = step(with_sources(policy))
+    assert step.token_lifts == {} and not any("lift" in name for name in metrics)

@@ -56,12 +56,12 @@ def test_a_run_that_is_sent_twice_is_there_once_with_settings_figures_and_times(
     run = WrittenRun(tmp_path / "demo")
     run.go_on(7)
     overrides = [f"tracking.mlflow={server}", "tracking.flush_s=60"]
-    assert deliver_now(run.path, overrides) == []
+    assert deliver_now(run.path, [], overrides) == []
     # A process that was killed before it noted what it had sent.
     (run.path / "tracking.json").unlink()
     run.go_on(4)
     run.finish()
-    assert deliver_now(run.path, overrides) == []
+    assert deliver_now(run.path, [], overrides) == []
     client = MlflowClient(tracking_uri=server)
     experiment = client.get_experiment_by_name("vpd")
     (there,) = client.search_runs([experiment.experiment_id])

@@ -93,7 +93,7 @@ def test_a_server_that_hangs_and_is_killed_gets_all_of_it_later_and_the_run_does
     assert sentence.endswith(f"`vpd track {run.path}` sends what is missing.")
     server.kill()
     server.start()
-    assert deliver_now(run.path, [f"tracking.trackio={server.url}", "tracking.project=hung"]) == []
+    assert deliver_now(run.path, [], [f"tracking.trackio={server.url}", "tracking.project=hung"]) == []
     assert server.steps(RUN_ID, "hung") == list(range(12))
     assert undelivered(run.path) == []
 
@@ -144,7 +144,7 @@ def test_two_processes_do_not_deliver_the_same_run(run: WrittenRun) -> None:
     with tracked(TrackingSettings(tensorboard=True), run.path):
         eventually(lambda: next_step(run, "tensorboard") == 1)
         with pytest.raises(VPDError, match=r"delivers the figures of .* already"):
-            deliver_now(run.path, ["tracking.tensorboard=true"])
+            deliver_now(run.path, [], ["tracking.tensorboard=true"])
 
 
 def test_a_tracker_whose_package_is_missing_is_a_sentence_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,10 +30,10 @@ def _without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_a_key_the_run_is_on_disk_whole_and_once_however_often_it_went_on(tmp_path: Path) -> None:
     run = WrittenRun(tmp_path / "demo")
     run.go_on(6)
-    assert deliver_now(run.path, ["tracking.wandb=true", "tracking.flush_s=60"]) == []
+    assert deliver_now(run.path, [], ["tracking.wandb=true", "tracking.flush_s=60"]) == []
     run.go_on(4)
     run.finish()
-    assert deliver_now(run.path, ["tracking.wandb=true", "tracking.flush_s=60"]) == []
+    assert deliver_now(run.path, [], ["tracking.wandb=true", "tracking.flush_s=60"]) == []
     (directory,) = (run.path / "wandb").glob("offline-run-*")
     records = list(records_of(directory / f"run-{RUN_ID}.wandb"))
     (told,) = [one.run for one in records if one.HasField("run")][:1]
