@@ -17,6 +17,7 @@ from shared.errors import VPDError
 from shared.models import resolve_model
 from shared.redis_server import find_redis_server
 from shared.settings import Settings
+from trainer.trackers.choice import chosen_trackers, require_trackers
 
 _ASK_S = 5.0
 
@@ -31,11 +32,12 @@ class Finding:
 
 
 def findings(settings: Settings, base_port: int) -> Iterator[Finding]:
-    """Model, engine, tasks, sandbox, Redis, ports, disk: each with a sentence."""
+    """Model, engine, tasks, trackers, sandbox, Redis, ports, disk: each with a sentence."""
     for name, look in (
         ("model", lambda: _model(settings)),
         ("engine", lambda: _engine(settings)),
         ("tasks", lambda: _tasks(settings)),
+        ("trackers", lambda: _trackers(settings)),
         ("sandbox", lambda: _sandbox(settings)),
         ("redis", lambda: str(find_redis_server())),
         ("ports", lambda: _ports(settings, base_port)),
@@ -84,6 +86,11 @@ def _tasks(settings: Settings) -> str:
     tasks = load_tasks(settings.tasks, seed=settings.run.seed)
     tasks.training(0, 1)
     return f"{settings.tasks.source}, {len(tasks.held_out(settings.evaluation.final_tasks))} held out"
+
+
+def _trackers(settings: Settings) -> str:
+    require_trackers(settings.tracking)
+    return ", ".join(f"{one.name} ({one.to})" for one in chosen_trackers(settings.tracking)) or "none is set"
 
 
 def _sandbox(settings: Settings) -> str:

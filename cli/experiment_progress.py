@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.experiment_pool import Pool
-from cli.progress import MetricsTail, percent
+from cli.progress import percent
+from shared.jsonl_tail import JsonlTail
 from trainer.experiments.plan import Plan, Run
 
 
@@ -23,7 +24,7 @@ class _Watched:
     """What is known of a run that is in the works."""
 
     run: Run
-    tail: MetricsTail
+    tail: JsonlTail
     step: int = 0
     accuracy: float | None = None
     resumed_at: int | None = None
@@ -74,7 +75,7 @@ class ExperimentProgress:
         """Take in what has happened since."""
         for name, job in self.pool.running.items():
             if name not in self.watched:
-                self.watched[name] = _Watched(job.run, MetricsTail(self.plan.path(job.run) / "metrics.jsonl"))
+                self.watched[name] = _Watched(job.run, JsonlTail(self.plan.path(job.run) / "metrics.jsonl"))
                 if not self.console.is_terminal:
                     self.say(f"{name}: started")
             self.watched[name].read()

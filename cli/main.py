@@ -290,7 +290,7 @@ def show(
 
 @config.command()
 def check(recipe: Recipes = None, set_: Overrides = None, base_port: BasePort = 8201) -> None:
-    """Check the settings, and that model, engine, tasks, sandbox, Redis, ports and disk are there for a run."""
+    """Check the settings, and that model, engine, tasks, trackers, sandbox, Redis, ports and disk are there."""
     from cli.checks import findings
 
     settings = settings_of(recipe, set_)

@@ -5,7 +5,6 @@ Read off `metrics.jsonl` and `timings.jsonl` of the run; writes nothing and star
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,30 +20,6 @@ from rich.text import Text
 Record = Mapping[str, Any]
 _LINES = 20
 """Lines of a whole run where output is no terminal, besides evaluations."""
-
-
-class MetricsTail:
-    """Reads the records that were appended to a JSONL file since the last call; a line in the making waits."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-        self._file: int | None = None
-
-    def read(self) -> list[Record]:
-        """The new whole records; all of them again if the file was replaced. Lines that are no record are skipped."""
-        try:
-            with self._path.open("rb") as file:
-                stat = self._path.stat()
-                if stat.st_ino != self._file or stat.st_size < self._position:
-                    self._file, self._position = stat.st_ino, 0
-                file.seek(self._position)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._position += len(whole)
-        return [record for line in whole.splitlines() if (record := _record(line)) is not None]
 
 
 class Progress:
@@ -215,11 +190,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _record(line: bytes) -> Record | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None

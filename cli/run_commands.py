@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: `vpd report demo --out demo.html`")(report)
     app.command(epilog="Example: `vpd audit demo`")(audit)
     app.command(epilog="Example: `vpd replay demo --step 12`")(replay)
+    app.command(epilog="Example: `vpd track demo --set tracking.tensorboard=true`")(track)
 
 
 def rollouts(
@@ -133,6 +134,21 @@ def replay(
     from trainer.replay import main as do_again
 
     raise typer.Exit(do_again(run_directory(run, recipe, set_), step=step, as_json=json))
+
+
+def track(run: Run, recipe: Recipes = None, set_: Overrides = None) -> None:
+    """Send a run's figures to the trackers of its settings: those that they lack.
+
+    A run does so by itself while it goes on. This is for what could not be delivered then, and for a tracker that was
+    not set.
+
+    Exit codes: 0 all is there, 1 something could not be delivered, 2 there is no such run or no tracker is set.
+    """
+    from trainer.trackers.process import deliver_now
+
+    lacking = deliver_now(run_directory(run, recipe, set_), recipe or (), set_ or ())
+    print("\n".join(lacking) or "All is delivered.")
+    raise typer.Exit(1 if lacking else 0)
 
 
 def _newest(runs: Path) -> Path | None:

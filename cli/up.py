@@ -20,14 +20,17 @@ from rich.console import Console
 from cli.claim import Claim, require_space
 from cli.interrupts import Interrupts, Stopped
 from cli.processes import Spec, Supervisor
-from cli.progress import MetricsTail, Progress, result_lines
+from cli.progress import Progress, result_lines
 from cli.stack import Plan, job_specs, plan_stack, redis_spec, require_free_ports, service_specs
 from cli.vllm_environment import install, missing
 from shared.errors import InfrastructureError, ServiceUnavailable
+from shared.jsonl_tail import JsonlTail
 from shared.load_settings import Resolved, public_settings
 from shared.models import resolve_model
 from shared.redis_server import RedisServer
 from shared.settings import Settings
+from trainer.trackers.choice import require_trackers
+from trainer.trackers.delivery import undelivered
 
 READY_S = 300.0
 _POLL_S = 0.2
@@ -43,6 +46,7 @@ def up(resolved: Resolved, *, keep: bool, fresh: bool, base_port: int, resume: s
     Raises `VPDError` where something cannot be started, dies for good or fails; nothing is left running then.
     """
     resolve_model(resolved.settings.model.path)
+    require_trackers(resolved.settings.tracking)
     claim = Claim.of(resolved.settings)
     plan = plan_stack(resolved, base_port=base_port, run_directory=claim.path)
     to_install = missing(plan.settings) if "inference" in plan.ports else None
@@ -66,6 +70,7 @@ def up(resolved: Resolved, *, keep: bool, fresh: bool, base_port: int, resume: s
 
 def train(settings: Settings, *, resume: str) -> int:
     """Collector and learner against services that run already; returns the exit code. Raises `VPDError`."""
+    require_trackers(settings.tracking)
     claim = Claim.of(settings)
     require_space(claim.path)
     claim.take(fresh=False)
@@ -142,7 +147,7 @@ class _Session:
 
     def train(self, jobs: Sequence[Spec]) -> None:
         """Run collector and learner to their end. Raises `VPDError` with the last words of one that fails."""
-        tail, timings = (MetricsTail(self.claim.path / name) for name in ("metrics.jsonl", "timings.jsonl"))
+        tail, timings = (JsonlTail(self.claim.path / name) for name in ("metrics.jsonl", "timings.jsonl"))
         names = [spec.name for spec in jobs]
         for spec in jobs:
             self.supervisor.start(spec)
@@ -169,7 +174,7 @@ class _Session:
         """Take up what the run came to; False where it is not complete."""
         summary = self.claim.summary()
         if summary is not None:
-            self.result = result_lines(summary, self.claim.path)
+            self.result = [*result_lines(summary, self.claim.path), *undelivered(self.claim.path)]
         return summary is not None
 
     def keep(self, plan: Plan) -> None:

@@ -140,10 +140,16 @@ class _Checker:
     def _unknown(self, path: tree.Path, value: Any, known: list[str], tag: str | None) -> str:
         origin = "" if self._layer.environment else f" (from {self._layer.origin})"
         owner = f" of {'.'.join(path[:-1])} {tag!r}" if tag else ""
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6)
-        guess = (*path[:-1], near[0]) if near else None if tag else _guess((*path, *_only_keys(value)))
+        below = _only_keys(value)
+        near = [
+            name
+            for name in difflib.get_close_matches(path[-1], known, n=3, cutoff=0.6)
+            # A group of a near name that lacks what was set in it was not meant.
+            if not below or {below[0], "NAME"} & set(_names_below((*path[:-1], name)))
+        ]
+        guess = (*path[:-1], near[0]) if near else None if tag else _guess((*path, *below))
         hint = f"did you mean {self._layer.spell(guess)}?" if guess else f"it can be {', '.join(known)}."
-        shown = path if near else (*path, *_only_keys(value))
+        shown = path if near else (*path, *below)
         return f"{self._layer.spell(shown)} is not a setting{owner}{origin}; {hint}"
 
 

@@ -7,6 +7,7 @@ here. Unknown keys are errors with a did-you-mean. What each algorithm can be to
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -337,6 +338,33 @@ class LearnerSettings(Strict):
     number. Under torchrun its own number counts."""
 
 
+class TrackingSettings(Strict):
+    """Trackers that a run's figures are sent to, beside its own metrics.jsonl (docs/observability.md)."""
+
+    project: Name = "vpd"
+    """Project of the run at Trackio and W&B, experiment at MLflow."""
+    tensorboard: bool = False
+    """Event files in the run's directory, in `tensorboard/`; needs the extra `tensorboard`."""
+    trackio: bool | Url = False
+    """true: Trackio's database on this machine, in TRACKIO_DIR (needs the extra `trackio`); a URL: a Trackio server,
+    whose write token is read from TRACKIO_WRITE_TOKEN."""
+    wandb: bool = False
+    """Weights & Biases, with the key in WANDB_API_KEY or of `wandb login`; without one the run is kept in the run's
+    directory for `wandb sync`. Needs the extra `wandb`."""
+    mlflow: Url | None = None
+    """Tracking server of MLflow; its credentials are read from MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and
+    MLFLOW_TRACKING_PASSWORD. Needs the extra `mlflow`."""
+    flush_s: Positive = 10.0
+    """How long the end of a run waits for trackers that are behind, in seconds."""
+
+    @field_validator("trackio", "mlflow")
+    @classmethod
+    def _holds_no_secret(cls, value: bool | str | None) -> bool | str | None:
+        if isinstance(value, str) and (urlsplit(value).username or "token=" in value):
+            raise ValueError("a URL must not hold a secret: settings are stored with the run; use the environment")
+        return value
+
+
 class VLLMSettings(Strict):
     """vLLM, where it is the engine."""
 
@@ -493,6 +521,7 @@ class Settings(Strict):
     optimizer: OptimizerSettings = OptimizerSettings()
     learner: LearnerSettings = LearnerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: TrackingSettings = TrackingSettings()
     inference: InferenceSettings = InferenceSettings()
     code_feedback: CodeFeedbackSettings = CodeFeedbackSettings()
     critic_feedback: CriticFeedbackSettings = CriticFeedbackSettings()

@@ -14,7 +14,7 @@ import yaml
 
 from services.inference.vllm.server import command
 from shared.load_settings import resolve_settings
-from shared.settings import CodeFeedbackSettings, VLLMSettings
+from shared.settings import CodeFeedbackSettings, TrackingSettings, VLLMSettings
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -26,6 +26,62 @@ def test_every_setting_of_code_feedback_but_those_of_an_engine_reaches_its_conta
     handed = set(SERVICES["code-feedback"]["environment"])
     names = [name for name in CodeFeedbackSettings.model_fields if not name.startswith("docker_")]
     assert {f"VPD_CODE_FEEDBACK__{name.upper()}" for name in names} <= handed
+
+
+def test_every_setting_of_trackers_reaches_the_learner() -> None:
+    handed = {name for name in SERVICES["learner"]["environment"] if name.startswith("VPD_TRACKING__")}
+    assert handed == {f"VPD_TRACKING__{name.upper()}" for name in TrackingSettings.model_fields}
+
+
+OBSERVABILITY = {name: one for name, one in SERVICES.items() if one.get("profiles") == ["observability"]}
+
+
+def test_prometheus_and_grafana_are_pinned_shut_in_and_published_on_this_machine_alone() -> None:
+    assert set(OBSERVABILITY) == {"prometheus", "grafana"}
+    for one in OBSERVABILITY.values():
+        assert re.search(r":v?\d+\.\d+\.\d+$", one["image"])
+        assert one["read_only"] is True
+        assert one["cap_drop"] == ["ALL"]
+        assert one["security_opt"] == ["no-new-privileges:true"]
+        assert one["user"].split(":")[0] != "0"
+        assert one["mem_limit"]
+        assert all(port.startswith("127.0.0.1:") for port in one["ports"])
+        files = [mount for mount in one["volumes"] if mount.startswith(".")]
+        assert files
+        assert all(mount.endswith(":ro") for mount in files)
+
+
+def test_what_prometheus_asks_is_every_service_with_metrics_on_a_network_they_share() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "observability" / "prometheus" / "prometheus.yml").read_text())
+    targets = [target for job in config["scrape_configs"] for one in job["static_configs"] for target in one["targets"]]
+    asked = dict(target.split(":") for target in targets)
+    checked = {
+        name: one["healthcheck"]["test"][-1]
+        for name, one in SERVICES.items()
+        if "/opt/vpd/healthcheck.py" in one.get("healthcheck", {}).get("test", ())
+    }
+    assert asked == checked
+    networks = set(SERVICES["prometheus"]["networks"])
+    assert all(networks & set(SERVICES[name]["networks"]) for name in asked)
+
+
+def test_grafana_reaches_prometheus_and_no_service_of_the_stack() -> None:
+    assert SERVICES["grafana"]["networks"] == ["observability"]
+    assert {name for name, one in SERVICES.items() if "observability" in (one.get("networks") or ())} == {
+        "prometheus",
+        "grafana",
+    }
+
+
+def test_grafana_finds_what_its_files_name() -> None:
+    mounts = {inside: outside for outside, inside, *_ in (m.split(":") for m in SERVICES["grafana"]["volumes"])}
+    grafana = ROOT / "deploy" / "observability" / "grafana"
+    provider = yaml.safe_load((grafana / "provisioning" / "dashboards" / "boards.yml").read_text())["providers"][0]
+    assert (ROOT / mounts[provider["options"]["path"]] / "vpd.json").is_file()
+    source = yaml.safe_load((grafana / "provisioning" / "datasources" / "prometheus.yml").read_text())["datasources"][0]
+    assert source["url"] == "http://prometheus:9090"
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{provider['options']['path']}/vpd.json"
 
 
 def test_every_setting_of_vllm_but_the_image_s_own_python_reaches_inference() -> None:
@@ -52,7 +108,7 @@ INSTALLED = {
     "human-feedback": {"core"},
     "dashboard": {"core", "dashboard"},
     "collector": {"core", "data"},
-    "learner": {"core", "model", "data"},
+    "learner": {"core", "model", "data", "tensorboard", "trackio", "wandb", "mlflow"},
     "inference-transformers": {"core", "model"},
     "inference-vllm": {"core", "text"},
 }

@@ -51,6 +51,7 @@ from trainer.ranks import ALONE, Ranks
 from trainer.records import best_step, collapse, evaluation_record, record_at, step_record, summary, timings_record
 from trainer.run_directory import Record, RunDirectory
 from trainer.tasks import load_tasks
+from trainer.trackers.process import tracked
 from trainer.training import Training
 from trainer.trajectory_records import trajectory_records
 
@@ -83,7 +84,7 @@ def _lead(settings: Settings, ranks: Ranks) -> None:
     if run.finished:
         log.info("the run is already complete", directory=str(run.path))
     else:
-        with run.held():
+        with run.held(), tracked(settings.tracking, run.path):
             asyncio.run(_main(settings, run, ranks))
     ranks.dismiss()
 

@@ -5,7 +5,7 @@ settings.json     resolved settings           timings.jsonl      a line a step: 
 checkpoints/      to resume from              ledger.jsonl       what was counted, dropped and saved
 batches/          what each step trained on   trajectories/      step_000012.jsonl, readable
 summary.json      written when it is done     policy/            versions published to inference
-model/, curve.png the result
+model/, curve.png the result                tracking.json      what trackers were sent
 
 In lockstep on one machine, two runs with the same settings and seed write the same bytes into metrics.jsonl, also where
 one was stopped and resumed. What depends on the clock or on other processes goes into timings.jsonl.

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from services.dashboard import rollout_routes, run_routes
+from services.dashboard.run_metrics import RunMetrics
 from services.dashboard.runs import RunsFolder
 from services.web.page import StaticPage
 from shared.service import create_service
@@ -28,6 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
         "dashboard", settings, page=Middleware(StaticPage, at="/", folder=PAGE), description=__doc__ or ""
     )
     app.state.folder = folder
+    app.state.registry.register(RunMetrics(folder))
     for router in (run_routes.router(folder), rollout_routes.router()):
         app.include_router(router, prefix="/v1")
     return app

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from trackio_server import TOKEN, TrackioProcess
 from vpd_run import SMALL, Start, Up, chosen, starting
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -43,6 +44,26 @@ def vpd(*arguments: str) -> subprocess.CompletedProcess[str]:
 def require_same(one: Path, other: Path) -> None:
     for name in ("metrics.jsonl", "model/model.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), f"{name} differs"
+
+
+def test_trackers_of_which_one_hangs_change_no_byte_of_a_run_and_get_the_rest_later(
+    undisturbed: Path, up: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_WRITE_TOKEN", TOKEN)
+    with TrackioProcess(tmp_path / "trackio") as server:
+        run = up(*ARGUMENTS, *chosen(tracking__trackio=server.url, tracking__tensorboard="true", tracking__flush_s=1))
+        run.until(lambda: len(run.steps()) >= 3)
+        server.hang()
+        output = run.wait()
+        assert run.process.returncode == 0, output
+        assert "Not delivered to trackio from step " in output
+        assert "tensorboard" not in output
+        require_same(run.directory, undisturbed)
+        server.kill()
+        server.start()
+        assert vpd("track", str(run.directory)).stdout == "All is delivered.\n"
+        assert server.steps(run.run_id(), "vpd") == list(range(11))
 
 
 def test_a_run_whose_every_process_is_killed_once_ends_by_itself_with_the_same_bytes(
