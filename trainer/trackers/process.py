@@ -107,8 +107,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def deliver_now(run: Path, recipes: Sequence[Path], overrides: Sequence[str]) -> list[str]:
-    """Deliver what the trackers of the run's settings, with `recipes` and `overrides`, lack; a sentence for each that
-    still does.
+    """Deliver what the trackers of the run's settings, with `recipes` and `overrides`, lack.
+
+    Returns a sentence for each that still lacks something.
 
     Raises SettingsError where no tracker is set, VPDError where a process delivers this run already.
     """
