@@ -227,7 +227,12 @@ CHARTS = (
     ),
 )
 _SOURCE = "source/"
-_LIFTS = {"success_lift_nats": "successes", "failure_lift_nats": "failures"}
+_LIFTS = {
+    "success_lift_nats": "successes",
+    "failure_lift_nats": "failures",
+    "e_step_success_lift_nats": "successes, E-step",
+    "e_step_failure_lift_nats": "failures, E-step",
+}
 
 
 def charts(names: Iterable[str]) -> list[Chart]:

@@ -104,5 +104,5 @@ def _lifts(step: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
     """Of each source: its name, `success` or `failure`, and the lift of those rollouts."""
     for key, value in step.items():
         source, _, figure = key.removeprefix(_SOURCE).rpartition("/")
-        if key.startswith(_SOURCE) and figure.endswith(_LIFT):
+        if key.startswith(_SOURCE) and figure in ("success" + _LIFT, "failure" + _LIFT):
             yield source, figure.removesuffix(_LIFT), value

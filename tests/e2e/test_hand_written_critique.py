@@ -1,15 +1,44 @@
-"""What a person writes in a run: it is used at a step, and its writer can read at which."""
+"""What a person writes changes training: the right words teach, the same words about other prompts do not."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from critique_writer import held_out, train
+from fork_server import fork_server
 from vpd_run import HEADERS, SMALL, Start, Up, chosen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+STEPS, SEED, LIMIT_S = 40, 1, 600
 WORDS = "Use the new name of the function in this line."
+
+
+def test_critique_put_by_rest_alone_teaches_and_the_same_critique_about_other_prompts_does_not(
+    tmp_path: Path, redis_url: str
+) -> None:
+    context = fork_server("critique_writer")
+    arms = {"right": False, "exchanged": True}
+    runs = [
+        context.Process(
+            target=train,
+            args=(tmp_path, name, redis_url),
+            kwargs={"seed": SEED, "steps": STEPS, "exchanged": exchanged},
+        )
+        for name, exchanged in arms.items()
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(LIMIT_S)
+        run.kill()
+    assert [run.exitcode for run in runs] == [0, 0]
+    (before, taught), (_, confused) = (held_out(tmp_path / name) for name in arms)
+    # With seeds 1, 2 and 3: 0.11 to 0.13 before, 0.66 in each after the right critique, at most 0.16 after the others'.
+    assert taught > before + 0.3, (before, taught, confused)
+    assert confused < before + 0.15, (before, taught, confused)
 
 
 def test_a_reviewers_critique_is_used_at_a_step_of_the_run_and_by_the_policy_version_after_it(up: Start) -> None:

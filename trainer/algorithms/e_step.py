@@ -6,9 +6,11 @@ The step itself is in `vpd.py`, its loss in `trainer/objectives/bco.py`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from trainer.algorithms.base import Metrics
@@ -20,12 +22,14 @@ SATURATED = 5.0
 
 @dataclass(frozen=True)
 class Judged:
-    """What the E-step needs of a row with an outcome and a context: plain, so that it fits into a checkpoint."""
+    """What the E-step needs of a row with an outcome and a context: plain, so that it fits into a checkpoint.
+    `sources` are those whose text stands in the context."""
 
     prompt_ids: list[int]
     teacher_ids: list[int]
     response_ids: list[int]
     success: bool
+    sources: tuple[str, ...] = ()
 
 
 class OutcomeBuffer:
@@ -38,7 +42,13 @@ class OutcomeBuffer:
         """Keep the rows of a step that have an outcome, of the wanted ones, and a context."""
         self.steps.append(
             [
-                Judged(row.group.prompt_token_ids, row.e_prompt.token_ids, row.response_ids, bool(row.success))
+                Judged(
+                    row.group.prompt_token_ids,
+                    row.e_prompt.token_ids,
+                    row.response_ids,
+                    bool(row.success),
+                    row.e_prompt.sources,
+                )
                 for row in batch.rows
                 if row.e_prompt is not None and (outcomes == "both" or row.success is (outcomes == "successes"))
             ]
@@ -81,10 +91,19 @@ class AccuracyGate:
         self.open, self.best = state["open"], state["best"]
 
 
-def diagnostics(log_ratio: Tensor, reward: Tensor, success: Tensor, delta: float, weight: Tensor) -> Metrics:
-    """What to watch: the implicit reward by outcome, its margin, its saturation, and how many rows still push.
+def diagnostics(
+    log_ratio: Tensor,
+    reward: Tensor,
+    success: Tensor,
+    delta: float,
+    weight: Tensor,
+    sources: Sequence[Sequence[str]] = (),
+) -> Metrics:
+    """What to watch: the implicit reward by outcome, its margin, its saturation, how many rows still push, and the
+    log-ratio by outcome and source.
 
-    `log_ratio` (nats), `reward`, `weight` float [rows]; `success` bool [rows].
+    `log_ratio` (nats), `reward`, `weight` float [rows]; `success` bool [rows]; `sources` whose text each row's context
+    holds.
     """
     metrics: Metrics = {"e_step/delta": delta, "e_step/active_share": float((weight > 0).float().mean())}
     metrics["e_step/saturated_share"] = float(((reward - delta).abs() > SATURATED).float().mean())
@@ -97,4 +116,9 @@ def diagnostics(log_ratio: Tensor, reward: Tensor, success: Tensor, delta: float
                 metrics[f"e_step/{name}_reward_p{percent}"] = float(reward[rows].quantile(percent / 100))
     if success.any() and not success.all():
         metrics["e_step/margin"] = metrics["e_step/success_reward"] - metrics["e_step/failure_reward"]
+    for source in sorted({source for of_row in sources for source in of_row}):
+        held = torch.tensor([source in of_row for of_row in sources], device=success.device)
+        for name, rows in (("success", held & success), ("failure", held & ~success)):
+            if rows.any():
+                metrics[f"source/{source}/e_step_{name}_lift_nats"] = float(log_ratio[rows].mean())
     return metrics

@@ -76,7 +76,7 @@ class VPD(Algorithm):
         weight = class_weights(success, self.e.class_weights)
         if self.e.trust_region_nats is not None:
             weight = weight * within_trust_region(log_ratio, success, self.e.trust_region_nats)
-        metrics |= diagnostics(log_ratio, beta * log_ratio, success, delta, weight)
+        metrics |= diagnostics(log_ratio, beta * log_ratio, success, delta, weight, [r.sources for r in rows])
 
         loss = 0.0
         with self.e_optimizer.gradient_step(step, metrics, "e_step", share=self.e.learning_rate_share):

@@ -162,7 +162,8 @@ class RunFiles:
         steps = self.steps()
         with self._lock:
             chosen = steps if last_steps is None else steps[-last_steps:]
-            return figures(entry for step in chosen for entry in self._files.entries(step))
+            records = [record for record in self.metrics() if record["kind"] == "step" and record["step"] in chosen]
+            return figures((entry for step in chosen for entry in self._files.entries(step)), records)
 
     def export(self, query: RolloutQuery) -> Iterator[Rollout]:
         """Every rollout of the window that matches, a step at a time, in the order they were trained on."""

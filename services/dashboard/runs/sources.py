@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -40,6 +41,11 @@ class SourceFigures(BaseModel):
     chars_mean: float | None = Field(description="Of what it said in words.", examples=[143.2])
     success_lift: Lift
     failure_lift: Lift
+    e_step_lift_nats: float | None = Field(
+        description="The same difference under the E-step's prompts, whose successes are shown what was said of them "
+        "and no other success; the mean of its E-steps. None: it was not recorded.",
+        examples=[1.8],
+    )
     teacher_lift_nats: float | None = Field(
         description="success_lift - failure_lift: how much its text makes the teacher prefer successes. "
         "None: one of them is not known.",
@@ -47,8 +53,8 @@ class SourceFigures(BaseModel):
     )
 
 
-def figures(entries: Iterable[Entry]) -> list[SourceFigures]:
-    """A row for each source, those with most answers first."""
+def figures(entries: Iterable[Entry], records: Sequence[Mapping[str, Any]] = ()) -> list[SourceFigures]:
+    """A row for each source, those with most answers first; `records` are the metrics of the same steps."""
     rows = list(entries)
     fresh = [row for row in rows if not row.late]
     answers: dict[str, list[SaidEntry]] = {}
@@ -58,11 +64,13 @@ def figures(entries: Iterable[Entry]) -> list[SourceFigures]:
     for row in rows:
         for name in row.in_prompt or ():
             answers.setdefault(name, [])
-    found = [_figures(name, said, rows, fresh) for name, said in answers.items()]
+    found = [_figures(name, said, rows, fresh, _e_step_lift(name, records)) for name, said in answers.items()]
     return sorted(found, key=lambda one: (-one.answers, one.name))
 
 
-def _figures(name: str, said: Sequence[SaidEntry], rows: Sequence[Entry], fresh: Sequence[Entry]) -> SourceFigures:
+def _figures(
+    name: str, said: Sequence[SaidEntry], rows: Sequence[Entry], fresh: Sequence[Entry], e_step_lift: float | None
+) -> SourceFigures:
     words = [one.chars for one in said if one.status == "ok" and one.chars > 0]
     seconds = sorted(one.latency_ms for one in said if one.status in ("ok", "abstain") and one.latency_ms is not None)
     in_prompt = [row for row in fresh if row.in_prompt is not None]
@@ -83,6 +91,7 @@ def _figures(name: str, said: Sequence[SaidEntry], rows: Sequence[Entry], fresh:
         chars_mean=sum(words) / len(words) if words else None,
         success_lift=success,
         failure_lift=failure,
+        e_step_lift_nats=e_step_lift,
         teacher_lift_nats=(success.nats or 0.0) - (failure.nats or 0.0) if known else None,
     )
 
@@ -92,6 +101,12 @@ def _lift(name: str, rows: Sequence[Entry], success: bool) -> Lift:
         row.lift for row in rows if row.lift is not None and row.success is success and name in (row.in_prompt or ())
     ]
     return Lift(nats=sum(lifts) / len(lifts) if lifts else None, rollouts=len(lifts))
+
+
+def _e_step_lift(name: str, records: Sequence[Mapping[str, Any]]) -> float | None:
+    keys = [f"source/{name}/e_step_{rows}_lift_nats" for rows in ("success", "failure")]
+    both = [(r[keys[0]], r[keys[1]]) for r in records if all(r.get(key) is not None for key in keys)]
+    return sum(success - failure for success, failure in both) / len(both) if both else None
 
 
 def quantile(values: Sequence[float], q: float) -> float | None:

@@ -72,3 +72,18 @@ def test_a_quantile_is_a_value_that_the_share_does_not_exceed(values: list[float
     assert found in values
     assert sum(v <= found for v in values) >= q * len(values) - 1e-9
     assert sum(v < found for v in values) <= q * len(values) + 1e-9
+
+
+def test_the_lift_in_the_e_step_is_the_mean_of_its_steps_that_saw_both_outcomes(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    lifts = [(2.0, -1.0), (3.0, None), (4.0, 3.0)]
+    for step, (success, failure) in enumerate(lifts):
+        of_outcome = {"success": success, "failure": failure}
+        known = {rows: lift for rows, lift in of_outcome.items() if lift is not None}
+        figures = {f"source/code/e_step_{rows}_lift_nats": lift for rows, lift in known.items()}
+        run.record({"kind": "step", "step": step, **figures})
+        write_rows(run, step, [a_row(run, step, 0, 0, feedback=[answer(text="no")])])
+    files = RunFiles(run.path)
+    assert files.sources()[0].e_step_lift_nats == 2.0
+    assert files.sources(last_steps=1)[0].e_step_lift_nats == 1.0
+    assert files.sources(last_steps=2)[0].e_step_lift_nats == 1.0

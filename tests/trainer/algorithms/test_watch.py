@@ -90,6 +90,17 @@ def test_the_implicit_reward_is_reported_by_outcome_with_quantiles_margin_and_sa
     assert found["e_step/active_share"] == pytest.approx(3 / 5)
 
 
+def test_the_log_ratio_of_the_e_step_is_reported_by_source_and_outcome() -> None:
+    ratio, success = torch.tensor([1.0, 3.0, -2.0, -4.0]), torch.tensor([True, True, False, False])
+    sources = [("code",), ("code", "ann"), ("code",), ()]
+    found = diagnostics(ratio, ratio, success, 0.0, torch.ones(4), sources)
+    assert {name: value for name, value in found.items() if name.startswith("source/")} == {
+        "source/ann/e_step_success_lift_nats": 3.0,
+        "source/code/e_step_success_lift_nats": 2.0,
+        "source/code/e_step_failure_lift_nats": -2.0,
+    }
+
+
 def with_sources(policy: Policy) -> Batch:
     """Successes and failures whose prompts hold text of one source, of two, of a person, or of none."""
     texts = [[said("no")], [said("no"), said("try b", name="critic")], [], [said("b", name="ann", kind="human")]]
