@@ -30,7 +30,7 @@ class _Watched:
     resumed_at: int | None = None
 
     def read(self) -> None:
-        for record in self.tail.read():
+        for record in self.tail.read().records:
             if record.get("kind") == "step":
                 self.step = int(record["step"]) + 1
             elif record.get("kind") == "evaluation":

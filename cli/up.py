@@ -158,7 +158,7 @@ class _Session:
             self.interrupts.check()
             self.supervisor.check()
             # Metrics before timings: the learner writes them the other way round, so that no step lacks its times.
-            self.progress.update(tail.read(), timings.read())
+            self.progress.update(tail.read().records, timings.read().records)
             if self.supervisor.pids() != services:
                 services = self._note()
             if self.supervisor.finished(["learner"]):
@@ -166,7 +166,7 @@ class _Session:
                 if time.monotonic() > collector_deadline:
                     break
             time.sleep(_POLL_S)
-        self.progress.update(tail.read(), timings.read())
+        self.progress.update(tail.read().records, timings.read().records)
         if not self.read_result():
             raise InfrastructureError(f"The learner left no summary; its log is {self.supervisor.log('learner')}.")
 

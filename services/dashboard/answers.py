@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from services.dashboard.curated import Group
 from services.dashboard.curves import Curve
 from services.dashboard.runs import Rollout, RunFiles, SourceFigures
-from services.dashboard.runs.tail import Record
+from shared.jsonl_tail import Record
 
 State = Literal["running", "finished", "stopped"]
 GROUPS: dict[Group, str] = {

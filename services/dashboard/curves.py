@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import Field
 
 from services.dashboard.curated import Chart, Metric, charts
-from services.dashboard.runs.tail import Record
+from shared.jsonl_tail import Record
 
 
 class Line(Metric):

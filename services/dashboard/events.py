@@ -9,8 +9,8 @@ from fastapi.sse import ServerSentEvent
 
 from services.dashboard.answers import RunLine, run_line
 from services.dashboard.runs import RunFiles
-from services.dashboard.runs.tail import Tail
 from shared.errors import DataError
+from shared.jsonl_tail import JsonlTail
 
 POLL_S = 0.5
 
@@ -27,7 +27,7 @@ async def events(
     """
     places = (after or "").split("-")
     tails = {
-        name: Tail(run.path / f"{name}.jsonl", place)
+        name: JsonlTail(run.path / f"{name}.jsonl", place)
         for name, place in zip(("metrics", "timings"), places if len(places) == 2 else (None, None), strict=True)
     }
     shown: RunLine | None = None

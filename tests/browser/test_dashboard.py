@@ -174,13 +174,10 @@ def test_a_completion_of_200_kb_is_shown_within_a_second_cut_with_a_button_for_t
     write_rows(run, 0, rows)
     page = opened(visitor, url, "run=demo")
     for row in rows:
-        tries = []
-        for _ in range(3):  # The machine may be busy with other things: the best counts.
-            go(page, "run=demo&tab=sources", "sources")
-            began = time.monotonic()
-            go(page, f"run=demo&tab=rollouts&id={row['trajectory_id']}", "rollout")
-            tries.append(time.monotonic() - began)
-        assert min(tries) < 1.0
+        go(page, "run=demo&tab=sources", "sources")
+        began = time.monotonic()
+        go(page, f"run=demo&tab=rollouts&id={row['trajectory_id']}", "rollout")
+        assert time.monotonic() - began < 1.0
     page.get_by_role("button", name="characters more").first.click()
     assert len(page.locator("section[aria-label=Response] pre").text_content() or "") == len(LARGE)
 

@@ -36,9 +36,10 @@ def test_critique_put_by_rest_alone_teaches_and_the_same_critique_about_other_pr
         run.kill()
     assert [run.exitcode for run in runs] == [0, 0]
     (before, taught), (_, confused) = (held_out(tmp_path / name) for name in arms)
-    # With seeds 1, 2 and 3: 0.11 to 0.13 before, 0.66 in each after the right critique, at most 0.16 after the others'.
-    assert taught > before + 0.3, (before, taught, confused)
-    assert confused < before + 0.15, (before, taught, confused)
+    # With seeds 1, 2 and 3: 0.11, 0.13, 0.08 before; 0.66, 0.66, 0.39 after the right critique, 0.07, 0.16, 0.05 after
+    # that of other prompts.
+    assert taught > before + 0.2, (before, taught, confused)
+    assert confused < before + 0.1, (before, taught, confused)
 
 
 def test_a_reviewers_critique_is_used_at_a_step_of_the_run_and_by_the_policy_version_after_it(up: Start) -> None:

@@ -67,7 +67,7 @@ class RowReader:
         """The rows that became whole. A row is whole with its step's record; once the run has `ended`, so is the last,
         which is an evaluation alone."""
         # Metrics before timings: the learner writes them the other way round, so that no step lacks its times.
-        records, timings = self._metrics.read(), self._timings.read()
+        records, timings = self._metrics.read().records, self._timings.read().records
         for times in timings:
             self._wall_s[times["step"]] = times["wall_s"]
             self._take(times["step"], "", times)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.dashboard.runs.tail import Record, Tail
+from shared.jsonl_tail import JsonlTail, Record
 
 TIMINGS = "timings"
 _ORDER = {"evaluation": 0, "gate": 1, "step": 2}
@@ -15,14 +15,14 @@ class Records:
     """The records of one file, in the order of their steps. `kind` is that of records that name none."""
 
     def __init__(self, path: Path, kind: str | None = None) -> None:
-        self._tail = Tail(path)
+        self._tail = JsonlTail(path)
         self._kind = kind
         self._by_key: dict[tuple[int, int, str], Record] = {}
         self._sorted: list[Record] | None = []
 
     @property
     def position(self) -> str:
-        """Up to where the file was read; a `Tail` may go on from there."""
+        """Up to where the file was read; a `JsonlTail` may go on from there."""
         return self._tail.position
 
     def all(self) -> list[Record]:

@@ -17,8 +17,8 @@ from services.dashboard.runs.records import TIMINGS, Records
 from services.dashboard.runs.rows import Entry, Rollout, line
 from services.dashboard.runs.sources import SourceFigures, figures
 from services.dashboard.runs.step_files import StepFiles
-from services.dashboard.runs.tail import Record
 from shared.errors import DataError
+from shared.jsonl_tail import Record
 
 State = Literal["running", "finished", "stopped"]
 QUIET_S = 120.0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from services.dashboard.runs.rows import Entry, Rollout, entry, rollout_on
-from services.dashboard.runs.tail import lines_with_offsets
+from shared.jsonl_tail import lines_with_offsets
 
 KEPT_FILES = 1000
 _NAME = re.compile(r"step_([0-9]{6,12})\.jsonl")
