@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 PROTOCOL = 1
 
 Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+# A number in quotes, true as a number or 1 for true is a mistake of whoever sent it, and no reward.
+Number = Annotated[float, Strict()]
+Truth = Annotated[bool, Strict()]
 
 
 class Wire(BaseModel):
@@ -64,8 +67,8 @@ class Sibling(Wire):
 
     trajectory_id: Identifier
     text: str
-    reward: float | None = None
-    success: bool | None = None
+    reward: Number | None = None
+    success: Truth | None = None
 
 
 class Said(Wire):
@@ -75,8 +78,8 @@ class Said(Wire):
     source: str
     status: Literal["ok", "abstain", "error", "timeout"]
     text: str | None = None
-    reward: float | None = Field(default=None, ge=0, le=1)
-    success: bool | None = None
+    reward: Number | None = Field(default=None, ge=0, le=1)
+    success: Truth | None = None
 
 
 class FeedbackItem(Wire):
@@ -88,8 +91,8 @@ class FeedbackItem(Wire):
     policy_version: int = Field(ge=0)
     task: Task
     response: Response
-    reward: float | None = Field(default=None, ge=0, le=1)
-    success: bool | None = None
+    reward: Number | None = Field(default=None, ge=0, le=1)
+    success: Truth | None = None
     siblings: list[Sibling] = Field(default_factory=list)
     said: list[Said] = Field(default_factory=list)
 
@@ -98,7 +101,7 @@ class FeedbackRequest(Wire):
     """`POST /v1/feedback`. `deadline_s` is how long the caller will wait, in seconds from receipt."""
 
     run_id: Identifier
-    deadline_s: float = Field(default=30.0, gt=0, le=3600)
+    deadline_s: Number = Field(default=30.0, gt=0, le=3600)
     items: list[FeedbackItem] = Field(min_length=1)
 
 
@@ -115,7 +118,7 @@ class FeedbackFailure(Wire):
 
     class_: Literal["infra", "data"] = Field(alias="class")
     message: str
-    retryable: bool = False
+    retryable: Truth = False
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -139,13 +142,13 @@ class Feedback(Wire):
     feedback_id: Identifier
     status: Literal["ok", "abstain", "error", "timeout"]
     error: FeedbackFailure | None = None
-    reward: float | None = Field(default=None, ge=0, le=1)
-    success: bool | None = None
+    reward: Number | None = Field(default=None, ge=0, le=1)
+    success: Truth | None = None
     text: str | None = None
     spans: list[Span] = Field(default_factory=list)
-    contains_answer: bool = False
+    contains_answer: Truth = False
     source: SourceInfo
-    latency_ms: float = Field(default=0.0, ge=0)
+    latency_ms: Number = Field(default=0.0, ge=0)
 
 
 class FeedbackResponse(Wire):
@@ -171,10 +174,10 @@ class Capabilities(Wire):
     protocol: int = PROTOCOL
     kind: Literal["code", "llm", "sibling", "human", "rule", "other"] = "other"
     task_kinds: list[str] = Field(default_factory=lambda: ["*"])
-    gives_reward: bool = False
-    gives_text: bool = False
-    needs_siblings: bool = False
-    needs_feedback: bool = False
+    gives_reward: Truth = False
+    gives_text: Truth = False
+    needs_siblings: Truth = False
+    needs_feedback: Truth = False
     max_items: int = Field(default=256, ge=1)
     max_bytes: int = Field(default=16 * 2**20, ge=1)
 
@@ -186,12 +189,12 @@ class Sampling(Wire):
     """How to sample. `max_tokens` counts response tokens including the end token; with `clamp_max_tokens` it is cut to
     what the context leaves, without, that is an error. With `ignore_end` a response goes on after its end token."""
 
-    temperature: float = Field(default=1.0, ge=0, le=10)
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    temperature: Number = Field(default=1.0, ge=0, le=10)
+    top_p: Number = Field(default=1.0, gt=0, le=1)
     max_tokens: int = Field(default=256, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
-    clamp_max_tokens: bool = False
-    ignore_end: bool = False
+    clamp_max_tokens: Truth = False
+    ignore_end: Truth = False
 
 
 class Prompt(Wire):
@@ -317,7 +320,7 @@ class PolicyPublication(Wire):
     version: int = Field(ge=0)
     path: str | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    adapter: bool = False
+    adapter: Truth = False
     transfer: WeightTransfer | None = None
     canary: Canary | None = None
 
@@ -346,8 +349,8 @@ class Trajectory(Wire):
     trajectory_id: Identifier
     rollout: Rollout
     feedback: list[Feedback] = Field(default_factory=list)
-    reward: float | None = None
-    success: bool | None = None
+    reward: Number | None = None
+    success: Truth | None = None
 
 
 class RolloutGroup(Wire):
@@ -380,7 +383,7 @@ class Critique(Wire):
 
     text: str = Field(default="", max_length=20_000)
     verdict: Literal["correct", "incorrect", "unsure"] | None = None
-    score: float | None = Field(default=None, ge=0, le=1)
+    score: Number | None = Field(default=None, ge=0, le=1)
     spans: list[Span] = Field(default_factory=list, max_length=100)
     corrected_response: str | None = Field(default=None, max_length=200_000)
     author: str | None = Field(default=None, max_length=200)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.protocol import Critique, FeedbackItem, Identifier, Wire
+from shared.protocol import Critique, FeedbackItem, Identifier, Number, Truth, Wire
 
 MAX_LEASE_S = 86_400
 
@@ -20,7 +20,7 @@ class ClaimRequest(Wire):
 
     reviewer: Identifier
     run_id: Identifier | None = None
-    lease_s: float | None = Field(default=None, gt=0, le=MAX_LEASE_S)
+    lease_s: Number | None = Field(default=None, gt=0, le=MAX_LEASE_S)
 
 
 class Claim(Wire):
@@ -54,7 +54,7 @@ class ReviewTask(Wire):
     run_id: Identifier
     asked_at: str
     item: FeedbackItem
-    blind: bool
+    blind: Truth
     draft: Draft | None = None
     critique: Critique | None = None
 
@@ -73,5 +73,5 @@ class ReviewSettings(Wire):
     """`GET /v1/review/settings`: what a reviewer's client needs to know."""
 
     guidelines: str
-    lease_s: float
-    blind: bool
+    lease_s: Number
+    blind: Truth

@@ -68,7 +68,7 @@ def test_every_request_is_answered_in_the_shape_that_is_shown(url: str) -> None:
     assert set(known) == {"JOB", "CLAIM", "ROLLOUT", "CRITIQUE"}
 
 
-def test_every_route_has_a_request(url: str) -> None:
+def test_every_route_but_the_page_s_own_has_a_request(url: str) -> None:
     asked = set()
     for block, _ in blocks(DOCUMENT):
         for line in block.replace("\\\n", " ").split("curl")[1:]:
@@ -78,5 +78,6 @@ def test_every_route_has_a_request(url: str) -> None:
     routes = httpx.get(f"{url}/openapi.json").json()["paths"]
     for path, operations in routes.items():
         pattern = re.compile(re.sub(r"{\w+}", "[^/]+", path))
-        for method in operations if path.startswith("/v1/") else ():
-            assert any(method == used and pattern.fullmatch(place) for used, place in asked), (method, path)
+        for method, operation in operations.items() if path.startswith("/v1/") else ():
+            asked_for = any(method == used and pattern.fullmatch(place) for used, place in asked)
+            assert asked_for or "review page" in operation["tags"], (method, path)
