@@ -81,7 +81,7 @@ def test_a_secret_of_one_s_own_takes_the_place_of_the_chart_s() -> None:
             assert set(sources) <= {"mine"}
             more = [one["secretRef"]["name"] for one in container.get("envFrom", ())]
             waits = container["name"] == "wait"
-            assert more == ([] if waits or name in ("redis", "code-feedback") else ["more"])
+            assert more == ([] if waits or name in ("redis", "code-feedback", "dashboard") else ["more"])
 
 
 def refers(value: Any) -> bool:
