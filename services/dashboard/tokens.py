@@ -10,7 +10,7 @@ from services.dashboard.runs import Rollout
 def token_texts(rollout: Rollout) -> list[str] | None:
     """The text of each response token, in the order of `token_lift`, and then what no token ends in, if there is any.
 
-    A token that shares its characters with the next has no text of its own. None where no teacher scored the row, or
+    Of tokens that share a character the first has its text, the others none. None where no teacher scored the row, or
     the run does not say where its tokens end.
     """
     ends, lifts = rollout.token_ends, rollout.token_lift

@@ -107,7 +107,7 @@ class Database:
         try:
             call.result = call.do(db)
             db.exec_driver_sql("RELEASE one_call")
-        except Exception as error:
+        except Exception as error:  # whatever a call raises is its caller's, and undoes nothing of the others
             if db.invalidated:
                 raise
             db.exec_driver_sql("ROLLBACK TO one_call")
