@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Route
+from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 
 LOCAL = {"127.0.0.1", "localhost", "::1"}
 WAIT_MS = 10_000
@@ -90,3 +93,27 @@ def scrolls_sideways(page: Page) -> bool:
 def _is_local(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme in ("data", "blob", "about") or parts.hostname in LOCAL
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium, one for each worker."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.fail("The tests of the pages need Chromium: apt-get install chromium.", pytrace=False)
+    with sync_playwright() as playwright:
+        # In containers /dev/shm is small, and root has no sandbox.
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitor(chromium: Browser) -> Iterator[Visitor]:
+    """Opens pages; at the end of the test it fails for every request that left the machine, every error in a console
+    and every breach of the content security policy that the test did not expect."""
+    made = Visitor(chromium)
+    yield made
+    made.close()
+    assert made.requests_abroad == [], "pages asked for what is not on this machine"
+    assert made.unexpected() == [], "pages reported errors"

@@ -70,6 +70,32 @@ def test_a_new_task_appears_by_itself_where_there_was_none(visitor: Visitor, tmp
         expect(page.locator("#attempt")).to_have_text("at last")
 
 
+def test_the_caret_is_in_the_box_when_a_task_comes_that_was_waited_for(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path) as desk:
+        page = visitor.open(desk.url + "#key=review")
+        page.get_by_label("Name").fill("Ada")
+        page.keyboard.press("Enter")
+        for number, words in enumerate(("fix x", "xxx")):
+            expect(page.locator("#empty")).to_be_visible()
+            desk.ask(an_item(f"demo.0.{number}.0"))
+            expect(box(page)).to_be_focused()
+            page.keyboard.type(words)
+            page.keyboard.press("Control+Enter")
+        expect(page.locator("#empty")).to_be_visible()
+        assert [state["critique"]["text"] for state in desk.critiques()] == ["fix x", "xxx"]
+
+
+def test_who_goes_on_by_letters_finds_the_focus_outside_the_box_after_a_wait(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path, an_item("demo.0.0.0", "one")) as desk:
+        page = desk.review(visitor)
+        page.keyboard.press("Escape")
+        page.keyboard.press("x")
+        expect(page.locator("#empty")).to_be_visible()
+        desk.ask(an_item("demo.0.1.0", "two"))
+        expect(page.locator("#attempt")).to_have_text("two")
+        expect(box(page)).not_to_be_focused()
+
+
 def test_later_puts_a_task_at_the_end_and_skip_away(visitor: Visitor, tmp_path: Path) -> None:
     items = [an_item(f"demo.0.{number}.0", text) for number, text in enumerate(("one", "two", "three"))]
     with a_desk(tmp_path, *items) as desk:

@@ -12,7 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from browser_support import chromium, visitor
 from vpd_run import HEADERS, KEY, Start, starting
+
+__all__ = ["chromium", "visitor"]
 
 
 def task(number: int) -> dict[str, Any]:

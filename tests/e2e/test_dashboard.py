@@ -6,11 +6,15 @@ import json
 
 import httpx
 import pytest
-from vpd_run import HEADERS, Start
+from browser_support import Visitor
+from playwright.sync_api import expect
+from vpd_run import HEADERS, KEY, Start
 
 from services.dashboard.runs import RolloutLine, RolloutQuery, RunFiles
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+WAIT_FOR_A_STEP_MS = 120_000
+PIXELS = "canvas => canvas.toDataURL()"
 
 
 def test_the_figures_move_while_a_run_goes_on_and_agree_with_its_files(up: Start) -> None:
@@ -38,6 +42,23 @@ def test_the_figures_move_while_a_run_goes_on_and_agree_with_its_files(up: Start
             rows = [files.rollout(line.trajectory_id) for line in at(files, record["step"])]
             lifts = [sum(row.token_lift) for row in rows if row and row.success is False and row.token_lift]
             assert sum(lifts) / len(lifts) == pytest.approx(record["source/code/failure_lift_nats"], abs=1e-3)
+
+
+def test_the_curves_on_the_page_move_while_a_run_goes_on(up: Start, visitor: Visitor) -> None:
+    run = up("--set", "run.steps=6", "--set", "rollout.prompts_per_step=4", "--set", "evaluation.final_tasks=8")
+    run.until(lambda: len(run.steps()) >= 1)
+    page = visitor.open(f"http://127.0.0.1:{run.base_port + 4}/#key={KEY}&run={run.directory.name}")
+    reward = page.locator("[data-chart=reward]")
+    points = reward.get_attribute("data-points", timeout=WAIT_FOR_A_STEP_MS) or ""
+    for _ in range(3):
+        drawn = reward.locator("canvas").evaluate(PIXELS)
+        expect(reward).not_to_have_attribute("data-points", points, timeout=WAIT_FOR_A_STEP_MS)
+        assert reward.locator("canvas").evaluate(PIXELS) != drawn
+        points = reward.get_attribute("data-points") or ""
+        expect(page.locator("#state")).to_have_text("running")
+    page.close()
+    run.wait()
+    assert run.process.returncode == 0
 
 
 def at(files: RunFiles, step: int) -> list[RolloutLine]:

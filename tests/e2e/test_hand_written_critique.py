@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from browser_support import Visitor
 from critique_writer import held_out, train
 from fork_server import fork_server
-from vpd_run import HEADERS, SMALL, Start, Up, chosen
+from playwright.sync_api import expect
+from review_support import box
+from vpd_run import HEADERS, KEY, SMALL, Start, chosen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 STEPS, SEED, LIMIT_S = 40, 1, 600
+HIDDEN = "Hidden until your first draft is saved"
+WAIT_FOR_A_STEP_MS = 120_000
 WORDS = "Use the new name of the function in this line."
 
 
@@ -42,40 +47,40 @@ def test_critique_put_by_rest_alone_teaches_and_the_same_critique_about_other_pr
     assert confused < before + 0.1, (before, taught, confused)
 
 
-def test_a_reviewers_critique_is_used_at_a_step_of_the_run_and_by_the_policy_version_after_it(up: Start) -> None:
+def test_the_page_shows_a_reviewer_at_which_step_of_the_run_the_critique_was_used(up: Start, visitor: Visitor) -> None:
     run = up("--keep", *SMALL, *chosen(run__steps=6))
+    base = f"http://127.0.0.1:{run.base_port + 3}"
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{run.base_port + 3}", headers=HEADERS, trust_env=False) as http:
-            critique = _review_one(run, http)
-            output = run.wait()
-            assert run.process.returncode == 0, output
-            state = http.get(f"/v1/critiques/{critique['critique_id']}").json()
+        run.until(lambda: _answers(base))
+        page = visitor.open(f"{base}/review/#key={KEY}")
+        page.get_by_label("Name").fill("Ann")
+        page.keyboard.press("Enter")
+        # The first rollout that there is; what the machine said of it is hidden until there is a draft.
+        expect(box(page)).to_be_focused(timeout=WAIT_FOR_A_STEP_MS)
+        expect(page.locator("#said")).to_contain_text(HIDDEN)
+        page.keyboard.type(WORDS)
+        expect(page.locator("#said")).to_contain_text("code")
+        expect(page.locator("#said")).not_to_contain_text(HIDDEN)
+        page.keyboard.press("Control+Enter")
+        fate = page.locator("#fate-list li").first
+        expect(fate).to_contain_text("waits for a training step")
+        expect(fate).to_contain_text(re.compile(r"used at step \d+ by policy version \d+"), timeout=WAIT_FOR_A_STEP_MS)
+        shown = fate.inner_text()
+        state = httpx.get(f"{base}/v1/critiques", headers=HEADERS).json()["items"][0]
+        page.close()
+        output = run.wait()
+        assert run.process.returncode == 0, output
     finally:
         up(verb="down").wait(60)
-    assert critique["status"] == "queued" and state["status"] == "used"
-    assert 0 <= state["step"] < 6 and state["policy_version"] == state["step"] + 1
-    (row,) = [t for t in run.trajectories(state["step"]) if t["trajectory_id"] == critique["trajectory_id"]]
+    step = state["step"]
+    assert f"used at step {step} by policy version {step + 1}" in shown
+    assert state["status"] == "used" and state["policy_version"] == step + 1 and 0 <= step < 6
+    (row,) = [t for t in run.trajectories(step) if t["trajectory_id"] == state["trajectory_id"]]
     assert WORDS in row["m_step_teacher_prompt"]
 
 
-def _review_one(run: Up, http: httpx.Client) -> dict[str, Any]:
-    """Claim the first rollout that there is, see what the machine said once there is a draft, and submit."""
-    tasks: list[dict[str, Any]] = []
-
-    def claimed() -> bool:
-        try:
-            answer = http.post("/v1/review/claims", json={"reviewer": "ann"})
-        except httpx.TransportError:
-            return False
-        tasks.extend([answer.json()] if answer.status_code == 201 else [])
-        return bool(tasks)
-
-    run.until(claimed)
-    (task,) = tasks
-    place = f"/v1/review/claims/{task['claim']['claim_id']}"
-    assert task["blind"] and task["item"]["said"] == []
-    http.put(f"/v1/review/drafts/ann/{task['claim']['trajectory_id']}", json={"text": "Use"})
-    (said,) = http.get(place).json()["item"]["said"]
-    assert (said["source"], said["status"], said["success"]) == ("code", "ok", False) and said["text"]
-    critique: dict[str, Any] = http.post(f"{place}/submit", json={"text": WORDS}).json()
-    return critique
+def _answers(base: str) -> bool:
+    try:
+        return httpx.get(f"{base}/readyz", headers=HEADERS).is_success
+    except httpx.TransportError:
+        return False

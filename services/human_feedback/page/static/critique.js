@@ -68,6 +68,8 @@ export function addRemark() {
 
 export function focusWords() { words.focus(); }
 
+export function wordsHaveFocus() { return document.activeElement === words; }
+
 export function chooseVerdict(value) {
   const radio = verdicts.find((other) => other.value === value);
   radio.checked = !radio.checked;

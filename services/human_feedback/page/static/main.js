@@ -26,6 +26,9 @@ const drafts = new Drafts(api, reviewer.id, { onState: (text) => { at("saved").t
 let task = null;
 let busy = false;
 let skipAsked = false;
+/** The first task puts the caret into the box, and so does one that was waited for from there; the others leave the
+ *  focus where it is: in the box for who submits from there, outside for who goes on by letters. */
+let caretToBox = true;
 let lastActive = Date.now();
 
 // ------------------------------------------------------------------------------------------------- the next task
@@ -63,6 +66,8 @@ function show(found, html) {
   showOutcome(found);
   critique.fill(drafts.open(found.claim.trajectory_id, found.draft?.draft ?? found.critique), item.response.text);
   refreshPreview();
+  if (caretToBox && document.activeElement === document.body) critique.focusWords();
+  caretToBox = false;
   scrollTo(0, 0);
   aloud(`Next task. ${item.task.messages.at(-1).content.slice(0, 200)}`);
   if (found.claim.state !== "held") guarded(renew);
@@ -70,6 +75,8 @@ function show(found, html) {
 
 /** What belongs to a task, or that there is none. */
 function showDesk(hasTask) {
+  // A box that is hidden loses the focus.
+  if (!hasTask) caretToBox ||= critique.wordsHaveFocus();
   at("empty").hidden = hasTask;
   for (const part of document.querySelectorAll("[data-of-task]")) part.hidden = !hasTask;
 }
@@ -267,5 +274,3 @@ const lookAtFates = watchFates(api, reviewer.id);
 keepLease(leaseSeconds);
 setInterval(() => { if (!document.hidden) showProgress(); }, PROGRESS_POLL_MS);
 await guarded(next);
-// Later tasks leave the focus where it is: in the box for who submits from there, outside for who goes on by letters.
-critique.focusWords();
