@@ -98,6 +98,13 @@ class Stack:
         """Build what changed and start; returns when all that others depend on is healthy."""
         self.compose("up", "--detach", "--build", *services, environment=environment, timeout_s=1500)
 
+    def has_image(self, image: str) -> bool:
+        """Whether an image is on this machine, or could be pulled."""
+        for command in (["docker", "image", "inspect", image], ["docker", "pull", "--quiet", image]):
+            if subprocess.run(command, env=self._environment, capture_output=True, timeout=300).returncode == 0:
+                return True
+        return False
+
     def down(self) -> None:
         """Remove containers, networks and volumes."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")

@@ -14,13 +14,19 @@ from compose_stack import ROOT, CommandFailed, Stack, require_engine
 
 OVERRIDE = """
 services:
-  collector: &short
-    environment:
+  collector:
+    environment: &short
       VPD_EVALUATION__EVERY: 1000
       # A machine that is busy otherwise must make the tests slow, not red.
       VPD_FEEDBACK__SOURCES__CODE__TIMEOUT_S: 120
       VPD_EVALUATION__FINAL_TASKS: ${FINAL_TASKS}
-  learner: *short
+  learner:
+    environment:
+      <<: *short
+      VPD_TRACKING__TENSORBOARD: "true"
+      VPD_TRACKING__TRACKIO: "true"
+      VPD_TRACKING__WANDB: "true"
+      VPD_TRACKING__FLUSH_S: 60
   my-source:
     image: vpd-code-feedback
     entrypoint: [uvicorn, "my_source:app", --app-dir, /source, --host, 0.0.0.0, --port, "9000"]
@@ -49,11 +55,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "INFERENCE_PORT": "0",
         "CRITIC_FEEDBACK_PORT": "0",
         "HUMAN_FEEDBACK_PORT": "0",
+        "DASHBOARD_PORT": "0",
+        "PROMETHEUS_PORT": "0",
     }
     started = Stack(f"vpd-test-{secrets.token_hex(4)}", [override], environment)
     try:
         try:
-            started.up("collector", "learner")
+            started.up("collector", "learner", "dashboard")
         except CommandFailed as failure:
             logs = started.compose("logs", "--no-color", "--tail", "20")
             raise CommandFailed(f"{failure}\n{logs}") from None

@@ -169,6 +169,42 @@ def test_the_run_learns_says_so_and_stays_finished(stack: Stack, tmp_path: Path)
     assert f" accuracy_after={summary['accuracy_after']} " in log
 
 
+def test_the_dashboard_shows_the_run_and_can_write_nothing_of_it(stack: Stack) -> None:
+    url = stack.url("dashboard", 8205)
+    key = stack.exec("dashboard", "cat", "/keys/api_key").strip()
+    assert httpx.get(f"{url}/v1/runs", timeout=30).status_code == 401
+    found = httpx.get(f"{url}/v1/runs/demo", headers={"Authorization": f"Bearer {key}"}, timeout=30).json()
+    assert found["state"] == "finished" and found["steps_done"] == len(
+        [r for r in _records(stack) if r["kind"] == "step"]
+    )
+    assert "Read-only file system" in stack.exec("dashboard", "sh", "-c", f"touch {RUN}/probe 2>&1 || true")
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "trackio", "wandb"])
+def test_a_tracker_that_writes_into_the_volume_has_every_step(stack: Stack, tracker: str) -> None:
+    delivered = json.loads(stack.exec("inference", "cat", f"{RUN}/tracking.json"))[tracker]
+    steps = [r["step"] for r in _records(stack) if r["kind"] == "step"]
+    assert delivered["lacks"] is None and delivered["next_step"] > steps[-1]
+
+
+def test_prometheus_finds_every_service(stack: Stack) -> None:
+    observed = ("--profile", "observability")
+    image = json.loads(stack.compose(*observed, "config", "--format", "json"))["services"]["prometheus"]["image"]
+    if not stack.has_image(image):
+        pytest.skip(f"{image} is not here and cannot be pulled")
+    stack.compose(*observed, "up", "--detach", "--no-deps", "--wait", "prometheus")
+    url = stack.url("prometheus", 9090)
+
+    def up() -> set[str]:
+        targets = httpx.get(f"{url}/api/v1/targets", timeout=30).json()["data"]["activeTargets"]
+        return {target["labels"]["job"] for target in targets if target["health"] == "up"}
+
+    wait_for("every service answers Prometheus", lambda: up() == set(HTTP_SERVICES), 60)
+    query = {"query": "vpd_run_success_rate"}
+    found = httpx.get(f"{url}/api/v1/query", params=query, timeout=30).json()["data"]["result"]
+    assert [one["metric"]["run"] for one in found] == ["demo"]
+
+
 def test_a_source_is_swapped_by_its_url(stack: Stack, tmp_path: Path) -> None:
     stack.compose("stop", "code-feedback")
     stack.compose("up", "--detach", "--no-deps", "my-source")
