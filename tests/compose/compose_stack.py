@@ -106,8 +106,8 @@ class Stack:
         return False
 
     def down(self) -> None:
-        """Remove containers, networks and volumes."""
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        """Remove containers, networks and volumes, of all profiles."""
+        self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
 
 
 def wait_for(what: str, reached: Callable[[], bool], deadline_s: float) -> None:
