@@ -200,9 +200,13 @@ def test_prometheus_finds_every_service(stack: Stack) -> None:
         return {target["labels"]["job"] for target in targets if target["health"] == "up"}
 
     wait_for("every service answers Prometheus", lambda: up() == set(HTTP_SERVICES), 60)
-    query = {"query": "vpd_run_success_rate"}
-    found = httpx.get(f"{url}/api/v1/query", params=query, timeout=30).json()["data"]["result"]
-    assert [one["metric"]["run"] for one in found] == ["demo"]
+
+    def runs() -> list[str]:
+        query = {"query": "vpd_run_success_rate"}
+        found = httpx.get(f"{url}/api/v1/query", params=query, timeout=30).json()["data"]["result"]
+        return [one["metric"]["run"] for one in found]
+
+    wait_for("Prometheus has figures of the run", lambda: runs() == ["demo"], 120)
 
 
 def test_a_source_is_swapped_by_its_url(stack: Stack, tmp_path: Path) -> None:
