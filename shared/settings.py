@@ -318,7 +318,8 @@ class LearnerSettings(Strict):
     microbatch_tokens: Annotated[int, Field(ge=64)] = 16_384
     """Tokens (prompt and response, padded) in one forward pass."""
     chunk_tokens: Annotated[int, Field(ge=16)] = 1024
-    """Response tokens whose logits exist at once at most; fewer where their float32 logits would be over 128 MiB."""
+    """Response tokens whose logits exist at once at most; fewer where their float32 logits would be over 128 MiB, on a
+    CPU 80 MiB."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
     """Steps between checkpoints; groups are acknowledged at the checkpoint."""
     critique_window_steps: Annotated[int, Field(ge=1)] = 20

@@ -145,7 +145,7 @@ class Policy:
             ids=inputs["input_ids"].reshape(-1)[flat + 1],
             row=torch.tensor(row, device=self.device),
             rows=len(sequences),
-            chunk=chunk_tokens(self._text_config.vocab_size, self.chunk_tokens),
+            chunk=chunk_tokens(self._text_config.vocab_size, self.chunk_tokens, len(positions), self.device),
         )
 
     def compute_type(self) -> torch.autocast:

@@ -249,9 +249,19 @@ def test_no_more_tokens_have_logits_at_once_than_a_chunk_holds() -> None:
     assert (max(lengths), sum(lengths)) == (8, 50)  # the backward pass makes none
 
 
-@pytest.mark.parametrize(("vocabulary", "tokens"), [(30, 1024), (151_936, 220), (10**9, 1)])
-def test_a_chunk_has_the_tokens_of_the_settings_or_as_many_as_the_bytes_hold(vocabulary: int, tokens: int) -> None:
-    assert chunk_tokens(vocabulary, 1024) == tokens
+@pytest.mark.parametrize(
+    ("vocabulary", "device", "size"),
+    [(30, "cpu", 1024), (151_936, "cpu", 129), (151_936, "cuda", 206), (10**9, "cpu", 1)],
+)
+def test_a_chunk_has_the_tokens_of_the_settings_or_its_even_share_of_as_many_as_the_bytes_hold(
+    vocabulary: int, device: str, size: int
+) -> None:
+    assert chunk_tokens(vocabulary, 1024, 1030, torch.device(device)) == size
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 5])
+def test_a_chunk_has_a_token_at_least(tokens: int) -> None:
+    assert 1 <= chunk_tokens(151_936, 1024, tokens, torch.device("cpu")) <= max(1, tokens)
 
 
 @pytest.mark.parametrize("hook", ["forward", "forward_pre"])

@@ -149,9 +149,14 @@ class MStep:
         # Made beforehand: small tensors kept from each call would leave the heap in holes between the large ones.
         seen = torch.empty(len(fields(Tokens)), len(student.ids), device=student.hidden.device)
 
+        room = seen.new_empty(0)
+
         def on_logits(part: slice, logits: Tensor, taught: Tensor | None) -> tuple[Tensor, Tensor]:
+            nonlocal room
             log_p = log_softmax_(logits)
-            p, log_q = log_p.exp(), None if taught is None else log_softmax_(taught)
+            room = room if len(room) >= len(log_p) else torch.empty_like(log_p)
+            p = torch.exp(log_p, out=room[: len(log_p)])
+            log_q = None if taught is None else log_softmax_(taught)
             tokens, slope = self._tokens(p, log_p, log_q, student.ids[part])
             seen[:, part] = torch.stack([tokens.log_pi, tokens.log_q, tokens.divergence, tokens.entropy])
             with torch.enable_grad():

@@ -170,3 +170,20 @@ def test_equal_distributions_have_no_divergence_and_no_gradient(index: int) -> N
     assert s.grad is not None
     torch.testing.assert_close(value, torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(s.grad, torch.zeros(3, 6), atol=1e-5, rtol=0)
+
+
+def test_a_token_whose_tail_is_too_small_for_float32_has_the_value_and_slope_of_float64() -> None:
+    generator = torch.Generator().manual_seed(1)
+    near = torch.randn(2, 6, generator=generator)
+    # Beyond the three likeliest the first token has 130 nats less, and the second no more than others have.
+    student, teacher = near.clone(), near + 0.1 * torch.randn(2, 6, generator=generator)
+    student[0, 3:] -= 130
+    teacher[0, 3:] -= 125
+    found = [_over_top_3(student.to(dtype), teacher.to(dtype)) for dtype in (torch.float32, torch.float64)]
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single, double.float(), rtol=1e-4, atol=1e-6)
+
+
+def _over_top_3(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    log_p, log_q = student.log_softmax(-1), teacher.log_softmax(-1)
+    return closed.over_top_k(closed.reverse_kl, log_p.exp(), log_p, log_q, 3)
