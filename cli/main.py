@@ -253,7 +253,7 @@ def install(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(
     context: typer.Context,
-    e2e: Annotated[bool, typer.Option("--e2e", help="Only the tests that bring up services and train.")] = False,
+    e2e: Annotated[bool, typer.Option("--e2e", help="Only the runs of the whole stack; two need Chromium.")] = False,
     compose: Annotated[bool, typer.Option("--compose", help="Only the tests that need a Docker engine.")] = False,
     slow: Annotated[bool, typer.Option("--slow", help="Only the tests that run thousands of programs.")] = False,
     vllm: Annotated[bool, typer.Option("--vllm", help="Only the tests with vLLM; installs it if missing.")] = False,

@@ -62,13 +62,13 @@ def _add_claims(router: APIRouter, desk: Desk) -> None:
 
     @router.post(CLAIM + "/heartbeat", responses=UNKNOWN | LOST)
     async def heartbeat(claim_id: Identifier) -> Claim:
-        """Renew the lease; also one that ended, if nobody took the rollout."""
+        """Renew the lease; also one that ended, or of a rollout that was skipped, if nobody took the rollout."""
         now = desk.clock()
         return await desk.run(lambda db: reviews.heartbeat(db, claim_id, lease_s=desk.settings.lease_s, now=now))
 
     @router.delete(CLAIM, status_code=204, responses=UNKNOWN | LOST)
     async def release(claim_id: Identifier, reason: Literal["skip", "requeue"] = "requeue") -> None:
-        """Give the rollout back: `skip` it for good, or `requeue` it behind everything else."""
+        """Give the rollout back: `skip` it, so that it is not offered again, or `requeue` it behind everything else."""
         now = desk.clock()
         state: Literal["skipped", "requeued"] = "skipped" if reason == "skip" else "requeued"
         await desk.run(lambda db: reviews.release(db, claim_id, state, now=now))

@@ -51,16 +51,19 @@ def claim(db: Connection, reviewer: str, *, run_id: str | None, lease_s: float, 
 
 
 def heartbeat(db: Connection, claim_id: str, *, lease_s: float, now: float) -> Claim:
-    """Renew a lease, also one that ended, if nobody took the rollout. Raises UnknownClaim, LostClaim."""
+    """Renew a lease, also one that ended or of a rollout that was skipped, if nobody took the rollout. Raises
+    UnknownClaim, LostClaim."""
     row = _row(db, claim_id)
-    still_free = row["state"] == "lapsed" and not db.scalar(select(_held(row["trajectory_id"])), {"now": now})
+    still_free = row["state"] in ("lapsed", "skipped") and not db.scalar(
+        select(_held(row["trajectory_id"])), {"now": now}
+    )
     if row["state"] != "held" and not still_free:
         raise LostClaim(f"The claim is {row['state']}: it cannot be renewed.")
     return _hold(db, claim_id, row["trajectory_id"], row["reviewer"], now + lease_s, now)
 
 
 def release(db: Connection, claim_id: str, state: Literal["skipped", "requeued"], *, now: float) -> None:
-    """Give a rollout back: never to be shown to this reviewer again, or after everything else. Raises UnknownClaim,
+    """Give a rollout back: not to be offered to this reviewer again, or after everything else. Raises UnknownClaim,
     LostClaim."""
     current = _row(db, claim_id)["state"]
     if current not in ("held", "lapsed", state):

@@ -119,6 +119,64 @@ def test_later_puts_a_task_at_the_end_and_skip_away(visitor: Visitor, tmp_path: 
         assert desk.critiques() == []
 
 
+def test_the_last_skip_can_be_taken_back_and_the_task_beside_it_comes_next(visitor: Visitor, tmp_path: Path) -> None:
+    items = [an_item(f"demo.0.{number}.0", text) for number, text in enumerate(("one", "two"))]
+    with a_desk(tmp_path, *items) as desk:
+        page = desk.review(visitor)
+        shown = page.locator("#attempt")
+        page.keyboard.press("Escape")
+        page.keyboard.press("x")
+        expect(shown).to_have_text("one")
+        page.keyboard.press("c")
+        page.keyboard.type("of one")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("button", name="Undo skip")).to_be_visible()
+        page.keyboard.press("u")
+        expect(shown).to_have_text("two")
+        expect(page.get_by_role("button", name="Undo skip")).to_be_hidden()
+        expect(box(page)).to_have_value("")
+        page.keyboard.press("c")
+        page.keyboard.type("of two")
+        page.keyboard.press("Control+Enter")
+        expect(shown).to_have_text("one")
+        expect(box(page)).to_have_value("of one")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#empty")).to_be_visible()
+        written = {state["trajectory_id"]: state["critique"]["text"] for state in desk.critiques()}
+    assert written == {"demo.0.0.0": "of one", "demo.0.1.0": "of two"}
+
+
+def test_a_skip_cannot_be_taken_back_once_somebody_else_has_the_task(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+        page = desk.review(visitor)
+        page.keyboard.press("Escape")
+        page.keyboard.press("x")
+        expect(page.locator("#attempt")).to_have_text("one")
+        desk.api.post("/v1/review/claims", json={"reviewer": "grace"}).raise_for_status()
+        visitor.expect_error("status of 409")
+        page.get_by_role("button", name="Undo skip").click()
+        expect(page.get_by_role("alert")).to_have_text("Somebody else took the skipped task.")
+        expect(page.locator("#attempt")).to_have_text("one")
+        page.keyboard.press("u")
+        expect(page.get_by_role("alert")).to_have_text("There is no skipped task to go back to.")
+
+
+def test_a_task_that_could_not_be_shown_is_not_written_about_with_the_words_for_the_one_before(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+        page = desk.review(visitor)
+        page.keyboard.type("of two")
+        visitor.expect_error("status of 503")
+        page.route("**/view", lambda route: route.fulfill(status=503, body="{}"), times=1)
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#empty")).to_be_visible()
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#attempt")).to_have_text("one")
+        expect(box(page)).to_have_value("")
+        assert [state["trajectory_id"] for state in desk.critiques()] == ["demo.0.1.0"]
+
+
 def test_a_blind_reviewer_sees_outcomes_and_machine_feedback_after_the_first_draft(
     visitor: Visitor, tmp_path: Path
 ) -> None:

@@ -80,9 +80,11 @@ class Desk(RuleBasedStateMachine):
         try:
             reviews.heartbeat(self.db, claim_id, lease_s=LEASE_S, now=self.now)
         except LostClaim:
-            assert holder != claim_id and (state in ("submitted", "skipped", "requeued") or end > self.now)
+            assert holder != claim_id and (state in ("submitted", "requeued") or end > self.now)
         else:
             assert holder == claim_id or end <= self.now
+            if state == "skipped":
+                self.skipped.discard((rollout, reviewer))
             self.leases[rollout] = (claim_id, reviewer, self.now + LEASE_S)
 
     @rule(claim=claims, draft=st.booleans())

@@ -19,6 +19,9 @@ export class Claims {
 
   /** The next task: one that this browser held already, or a new one; null where there is nothing to review. */
   async next() {
+    // One that is held and could not be shown is taken up again.
+    this.#release?.();
+    this.#release = null;
     return (await this.#adopted()) ?? (await this.#claimed());
   }
 
@@ -52,6 +55,20 @@ export class Claims {
       if (!isOver(error)) throw error;
     });
     this.#forget();
+  }
+
+  /** Hold what was skipped as claim `id` again, before the one that is held now. False: somebody else has it. */
+  async takeBack(id) {
+    try {
+      await this.#api.post(`${path(id)}/heartbeat`);
+    } catch (error) {
+      if (isOver(error)) return false;
+      throw error;
+    }
+    // The claim on the task that is put aside goes on: this browser takes it up next.
+    this.#release?.();
+    this.#hold(id, (await lock(id, true)) ?? (() => {}));
+    return true;
   }
 
   async #adopted() {

@@ -26,6 +26,7 @@ const drafts = new Drafts(api, reviewer.id, { onState: (text) => { at("saved").t
 let task = null;
 let busy = false;
 let skipAsked = false;
+let skipped = null;
 /** The first task puts the caret into the box, and so does one that was waited for from there; the others leave the
  *  focus where it is: in the box for who submits from there, outside for who goes on by letters. */
 let caretToBox = true;
@@ -41,8 +42,11 @@ async function next() {
     setTimeout(() => (active() ? guarded(next) : waitForActivity()), EMPTY_POLL_MS);
     return;
   }
-  const { html } = await claims.view();
-  show(found, html);
+  show(found, (await claims.view()).html);
+}
+
+async function showHeld() {
+  show(await claims.task(), (await claims.view()).html);
 }
 
 /** A page that nobody looks at claims nothing. */
@@ -115,8 +119,9 @@ function submit() {
 function later() {
   if (task === null) return;
   guarded(async () => {
-    await drafts.close({ forget: false });
+    await drafts.save();
     await claims.giveBack("requeue");
+    await drafts.close({ forget: false });
     await next();
   });
 }
@@ -125,13 +130,37 @@ function skip() {
   if (task === null) return;
   if (critique.finished(reviewer.name) !== null && !skipAsked) {
     skipAsked = true;
-    notice("You have written something, and a skipped task does not come back to you: skip again to skip it.");
+    notice("You have written something, and it goes with the task: skip again to skip it.");
     return;
   }
   guarded(async () => {
+    const { id } = claims;
     await claims.giveBack("skip");
     await drafts.close({ forget: true });
+    remember(id);
+    aloud("Skipped. The key u takes it back.");
     await next();
+  });
+}
+
+/** The claim on the task that was skipped last, to which `unskip` goes back; null: none. */
+function remember(claimId) {
+  skipped = claimId;
+  at("unskip").hidden = claimId === null;
+}
+
+function unskip() {
+  if (skipped === null) return notice("There is no skipped task to go back to.");
+  guarded(async () => {
+    await drafts.save();
+    const id = skipped;
+    if (await claims.takeBack(id)) {
+      await drafts.close({ forget: false });
+      await showHeld();
+    } else {
+      notice("Somebody else took the skipped task.");
+    }
+    remember(null);
   });
 }
 
@@ -146,7 +175,8 @@ async function guarded(action) {
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     notice(error.message);
-    if (claims.id !== null) return drafts.resume();
+    // What is in the boxes belongs to the task that is shown, which may be over already.
+    if (task !== null && task.claim.claim_id === claims.id) return drafts.resume();
     task = null;
     showDesk(false);
     setTimeout(() => guarded(next), EMPTY_POLL_MS);
@@ -241,6 +271,7 @@ for (const kind of ["keydown", "pointerdown", "pointermove", "wheel"]) {
 at("submit").addEventListener("click", submit);
 at("later").addEventListener("click", later);
 at("skip").addEventListener("click", skip);
+at("unskip").addEventListener("click", unskip);
 at("add-remark").addEventListener("click", remark);
 // A click on the button would move the focus, and some browsers then drop the selection.
 at("add-remark").addEventListener("mousedown", (event) => event.preventDefault());
@@ -263,6 +294,7 @@ useKeys([
   ["g", "Guidelines", () => { at("guidelines").open = !at("guidelines").open; }],
   ["l", "Later: to the end of my queue", later],
   ["x", "Skip: not for me", skip],
+  ["u", "Take the last skip back", unskip],
 ], submit);
 
 const { lease_s: leaseSeconds } = await api.get("v1/review/settings");
