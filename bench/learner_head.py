@@ -49,7 +49,7 @@ def _chunked(linear: nn.Linear, student: Tensor, teacher: Tensor) -> Tensor:
         return value.sum() / len(student), slope.div_(len(student))
 
     head, ids = Head(linear, 1.0, bfloat16=False), torch.zeros(len(student), dtype=torch.long)
-    chunk = chunk_tokens(linear.out_features, 1024)
+    chunk = chunk_tokens(linear.out_features, 1024, len(student), student.device)
     both = [Scores(head, hidden, ids, ids, 1, chunk) for hidden in (student, teacher)]
     return loss_on_logits(both[0], both[1], on_logits)
 
