@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from review_support import a_desk, an_item, box, saved, world_items
 
 pytestmark = pytest.mark.browser
+EMPTY_POLL_MS = 3000
 
 
 def test_claim_write_submit_and_next_need_the_keyboard_alone(visitor: Visitor, tmp_path: Path) -> None:
@@ -144,6 +145,27 @@ def test_the_last_skip_can_be_taken_back_and_the_task_beside_it_comes_next(visit
         expect(page.locator("#empty")).to_be_visible()
         written = {state["trajectory_id"]: state["critique"]["text"] for state in desk.critiques()}
     assert written == {"demo.0.0.0": "of one", "demo.0.1.0": "of two"}
+
+
+def test_a_task_that_was_taken_back_stays_as_it_is_when_the_page_would_have_looked_for_the_next(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    with a_desk(tmp_path, an_item()) as desk:
+        page = desk.review(visitor)
+        page.clock.install()
+        page.keyboard.press("Escape")
+        page.keyboard.press("x")
+        expect(page.locator("#empty")).to_be_visible()
+        page.get_by_role("button", name="Undo skip").click()
+        box(page).fill("of one")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.clock.run_for(2 * EMPTY_POLL_MS)
+        # While the page looks for a task it submits nothing.
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#empty")).to_be_visible()
+        assert not any(url.endswith("/view") for url in asked), asked
+        assert [state["critique"]["text"] for state in desk.critiques()] == ["of one"]
 
 
 def test_a_skip_cannot_be_taken_back_once_somebody_else_has_the_task(visitor: Visitor, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ async function next() {
   if (found === null) {
     task = null;
     showDesk(false);
-    setTimeout(() => (active() ? guarded(next) : waitForActivity()), EMPTY_POLL_MS);
+    setTimeout(() => (active() ? lookAgain() : waitForActivity()), EMPTY_POLL_MS);
     return;
   }
   show(found, (await claims.view()).html);
@@ -49,12 +49,17 @@ async function showHeld() {
   show(await claims.task(), (await claims.view()).html);
 }
 
+/** A skip that was taken back may have brought a task meanwhile. */
+function lookAgain() {
+  if (task === null) guarded(next);
+}
+
 /** A page that nobody looks at claims nothing. */
 function waitForActivity() {
   const seen = new AbortController();
   const goOn = () => {
     seen.abort();
-    guarded(next);
+    lookAgain();
   };
   for (const kind of ["pointermove", "keydown"]) addEventListener(kind, goOn, { signal: seen.signal });
 }
@@ -179,7 +184,7 @@ async function guarded(action) {
     if (task !== null && task.claim.claim_id === claims.id) return drafts.resume();
     task = null;
     showDesk(false);
-    setTimeout(() => guarded(next), EMPTY_POLL_MS);
+    setTimeout(lookAgain, EMPTY_POLL_MS);
   } finally {
     busy = false;
     critique.lockBoxes(false);
