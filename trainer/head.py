@@ -91,8 +91,10 @@ def chunk_tokens(vocabulary: int, most: int, tokens: int, device: torch.device) 
     """Tokens in a chunk: `most`, or fewer where their logits would be too many bytes. Then the chunks of `tokens` are
     of one size."""
     fit = max(1, (CPU_CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES) // (4 * vocabulary))
-    chunks = math.ceil(tokens / fit)
-    return most if fit >= most else math.ceil(tokens / max(1, chunks)) or 1
+    if fit >= most:
+        return most
+    tokens = max(1, tokens)
+    return math.ceil(tokens / math.ceil(tokens / fit))
 
 
 def slices(length: int, size: int) -> Iterator[slice]:

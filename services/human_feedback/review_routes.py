@@ -62,7 +62,7 @@ def _add_claims(router: APIRouter, desk: Desk) -> None:
 
     @router.post(CLAIM + "/heartbeat", responses=UNKNOWN | LOST)
     async def heartbeat(claim_id: Identifier) -> Claim:
-        """Renew the lease; also one that ended, or of a rollout that was skipped, if nobody took the rollout."""
+        """Renew the lease; also one that ended, if nobody took the rollout."""
         now = desk.clock()
         return await desk.run(lambda db: reviews.heartbeat(db, claim_id, lease_s=desk.settings.lease_s, now=now))
 
@@ -72,6 +72,12 @@ def _add_claims(router: APIRouter, desk: Desk) -> None:
         now = desk.clock()
         state: Literal["skipped", "requeued"] = "skipped" if reason == "skip" else "requeued"
         await desk.run(lambda db: reviews.release(db, claim_id, state, now=now))
+
+    @router.post(CLAIM + "/unskip", responses=UNKNOWN | LOST)
+    async def unskip(claim_id: Identifier) -> Claim:
+        """Hold a rollout again that was skipped, if nobody took it."""
+        now = desk.clock()
+        return await desk.run(lambda db: reviews.unskip(db, claim_id, lease_s=desk.settings.lease_s, now=now))
 
     @router.post(CLAIM + "/submit", responses=CREATED | UNKNOWN)
     async def submit(claim_id: Identifier, critique: Critique, response: Response) -> CritiqueState:

@@ -51,15 +51,13 @@ def claim(db: Connection, reviewer: str, *, run_id: str | None, lease_s: float, 
 
 
 def heartbeat(db: Connection, claim_id: str, *, lease_s: float, now: float) -> Claim:
-    """Renew a lease, also one that ended or of a rollout that was skipped, if nobody took the rollout. Raises
-    UnknownClaim, LostClaim."""
-    row = _row(db, claim_id)
-    still_free = row["state"] in ("lapsed", "skipped") and not db.scalar(
-        select(_held(row["trajectory_id"])), {"now": now}
-    )
-    if row["state"] != "held" and not still_free:
-        raise LostClaim(f"The claim is {row['state']}: it cannot be renewed.")
-    return _hold(db, claim_id, row["trajectory_id"], row["reviewer"], now + lease_s, now)
+    """Renew a lease, also one that ended, if nobody took the rollout. Raises UnknownClaim, LostClaim."""
+    return _hold_again(db, claim_id, "lapsed", "renewed", lease_s=lease_s, now=now)
+
+
+def unskip(db: Connection, claim_id: str, *, lease_s: float, now: float) -> Claim:
+    """Hold a rollout again that was skipped, if nobody took it. Raises UnknownClaim, LostClaim."""
+    return _hold_again(db, claim_id, "skipped", "taken back", lease_s=lease_s, now=now)
 
 
 def release(db: Connection, claim_id: str, state: Literal["skipped", "requeued"], *, now: float) -> None:
@@ -183,6 +181,17 @@ def _hold(db: Connection, claim_id: str, trajectory_id: str, reviewer: str, expi
     values = {"trajectory_id": trajectory_id, "reviewer": reviewer, "state": "held", "expires_at": expires_at}
     upsert(db, claims, {"claim_id": claim_id, **values, "changed_at": now})
     return _claim({"claim_id": claim_id, **values})
+
+
+def _hold_again(
+    db: Connection, claim_id: str, over: Literal["lapsed", "skipped"], done: str, *, lease_s: float, now: float
+) -> Claim:
+    """Prolong a claim that is held, or `over` and on a rollout that nobody holds; else it cannot be `done`."""
+    row = _row(db, claim_id)
+    free = row["state"] == over and not db.scalar(select(_held(row["trajectory_id"])), {"now": now})
+    if row["state"] != "held" and not free:
+        raise LostClaim(f"The claim is {row['state']}: it cannot be {done}.")
+    return _hold(db, claim_id, row["trajectory_id"], row["reviewer"], now + lease_s, now)
 
 
 def _end(db: Connection, claim_id: str, state: str, now: float) -> None:

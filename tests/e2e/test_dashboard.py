@@ -45,7 +45,7 @@ def test_the_figures_move_while_a_run_goes_on_and_agree_with_its_files(up: Start
 
 
 def test_the_curves_on_the_page_move_while_a_run_goes_on(up: Start, visitor: Visitor) -> None:
-    run = up("--set", "run.steps=6", "--set", "rollout.prompts_per_step=4", "--set", "evaluation.final_tasks=8")
+    run = up("--set", "run.steps=10", "--set", "rollout.prompts_per_step=4", "--set", "evaluation.final_tasks=8")
     run.until(lambda: len(run.steps()) >= 1)
     page = visitor.open(f"http://127.0.0.1:{run.base_port + 4}/#key={KEY}&run={run.directory.name}")
     reward = page.locator("[data-chart=reward]")

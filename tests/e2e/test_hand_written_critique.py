@@ -60,6 +60,7 @@ def test_the_page_shows_a_reviewer_at_which_step_of_the_run_the_critique_was_use
         expect(page.locator("#said")).to_contain_text(HIDDEN)
         page.keyboard.type(WORDS)
         expect(page.locator("#said")).to_contain_text("code")
+        expect(page.locator("#said pre").first).not_to_be_empty()
         expect(page.locator("#said")).not_to_contain_text(HIDDEN)
         page.keyboard.press("Control+Enter")
         fate = page.locator("#fate-list li").first

@@ -148,7 +148,7 @@ class MStep:
         """
         # Made beforehand: small tensors kept from each call would leave the heap in holes between the large ones.
         seen = torch.empty(len(fields(Tokens)), len(student.ids), device=student.hidden.device)
-
+        # Of p: memory that is new for each block has to be cleared for each.
         room = seen.new_empty(0)
 
         def on_logits(part: slice, logits: Tensor, taught: Tensor | None) -> tuple[Tensor, Tensor]:

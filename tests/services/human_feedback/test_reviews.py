@@ -111,6 +111,18 @@ def test_what_was_skipped_is_for_others_and_what_was_requeued_comes_last() -> No
         assert _names(db, "bob") == ["r3"]
 
 
+def test_a_skip_that_is_taken_back_holds_the_rollout_again_and_a_heartbeat_on_its_way_takes_none_back() -> None:
+    with a_store() as db:
+        remember(db, failed("r0"))
+        held = _claim(db, "ann")
+        assert held is not None
+        reviews.release(db, held.claim_id, "skipped", now=1.0)
+        with pytest.raises(LostClaim, match="skipped"):
+            reviews.heartbeat(db, held.claim_id, lease_s=LEASE_S, now=2.0)
+        assert reviews.unskip(db, held.claim_id, lease_s=LEASE_S, now=3.0).state == "held"
+        assert _names(db, "bob") == []
+
+
 def test_a_rollout_with_the_reviewers_draft_comes_first() -> None:
     with a_store() as db:
         remember(db, *(failed(f"r{i}") for i in range(4)))

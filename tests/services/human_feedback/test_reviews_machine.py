@@ -80,11 +80,25 @@ class Desk(RuleBasedStateMachine):
         try:
             reviews.heartbeat(self.db, claim_id, lease_s=LEASE_S, now=self.now)
         except LostClaim:
-            assert holder != claim_id and (state in ("submitted", "requeued") or end > self.now)
+            assert holder != claim_id and (state in ("submitted", "skipped", "requeued") or end > self.now)
         else:
             assert holder == claim_id or end <= self.now
-            if state == "skipped":
-                self.skipped.discard((rollout, reviewer))
+            self.leases[rollout] = (claim_id, reviewer, self.now + LEASE_S)
+
+    @rule(claim=claims)
+    def unskip(self, claim: tuple[str, str, str] | None) -> None:
+        if claim is None:
+            return
+        claim_id, rollout, reviewer = claim
+        holder, _, end = self.leases.get(rollout, ("", "", 0.0))
+        state = reviews.task(self.db, claim_id, blind=False).claim.state
+        try:
+            reviews.unskip(self.db, claim_id, lease_s=LEASE_S, now=self.now)
+        except LostClaim:
+            assert holder != claim_id and (state in ("submitted", "lapsed", "requeued") or end > self.now)
+        else:
+            assert holder == claim_id or (state == "skipped" and end <= self.now)
+            self.skipped -= {(rollout, reviewer)} if state == "skipped" else set()
             self.leases[rollout] = (claim_id, reviewer, self.now + LEASE_S)
 
     @rule(claim=claims, draft=st.booleans())

@@ -58,9 +58,9 @@ export class Claims {
   }
 
   /** Hold what was skipped as claim `id` again, before the one that is held now. False: somebody else has it. */
-  async takeBack(id) {
+  async unskip(id) {
     try {
-      await this.#api.post(`${path(id)}/heartbeat`);
+      await this.#api.post(`${path(id)}/unskip`);
     } catch (error) {
       if (isOver(error)) return false;
       throw error;

@@ -39,19 +39,22 @@ async function next() {
   if (found === null) {
     task = null;
     showDesk(false);
-    setTimeout(() => (active() ? lookAgain() : waitForActivity()), EMPTY_POLL_MS);
+    lookLater();
     return;
   }
   show(found, (await claims.view()).html);
 }
 
-async function showHeld() {
-  show(await claims.task(), (await claims.view()).html);
+let look = null;
+function lookLater() {
+  clearTimeout(look);
+  look = setTimeout(() => (active() ? lookAgain() : waitForActivity()), EMPTY_POLL_MS);
 }
 
-/** A skip that was taken back may have brought a task meanwhile. */
+/** A skip that was taken back may have brought a task meanwhile, or is on its way. */
 function lookAgain() {
-  if (task === null) guarded(next);
+  if (busy) lookLater();
+  else if (task === null) guarded(next);
 }
 
 /** A page that nobody looks at claims nothing. */
@@ -142,14 +145,14 @@ function skip() {
     const { id } = claims;
     await claims.giveBack("skip");
     await drafts.close({ forget: true });
-    remember(id);
+    setSkipped(id);
     aloud("Skipped. The key u takes it back.");
     await next();
   });
 }
 
 /** The claim on the task that was skipped last, to which `unskip` goes back; null: none. */
-function remember(claimId) {
+function setSkipped(claimId) {
   skipped = claimId;
   at("unskip").hidden = claimId === null;
 }
@@ -159,13 +162,13 @@ function unskip() {
   guarded(async () => {
     await drafts.save();
     const id = skipped;
-    if (await claims.takeBack(id)) {
+    if (await claims.unskip(id)) {
       await drafts.close({ forget: false });
-      await showHeld();
+      show(await claims.task(), (await claims.view()).html);
     } else {
       notice("Somebody else took the skipped task.");
     }
-    remember(null);
+    setSkipped(null);
   });
 }
 
@@ -184,7 +187,7 @@ async function guarded(action) {
     if (task !== null && task.claim.claim_id === claims.id) return drafts.resume();
     task = null;
     showDesk(false);
-    setTimeout(lookAgain, EMPTY_POLL_MS);
+    lookLater();
   } finally {
     busy = false;
     critique.lockBoxes(false);
