@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Literal
 
@@ -12,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from services.human_feedback import critiques, reviews
 from services.human_feedback.reviews import LostClaim
 from shared.protocol import Critique
+from shared.review_protocol import Claim
 from tests.services.human_feedback.support import a_store, failed, remember
 
 LEASE_S, QUOTA = 10.0, 2
@@ -70,34 +72,20 @@ class Desk(RuleBasedStateMachine):
         self.leases[held.trajectory_id] = (held.claim_id, reviewer, self.now + LEASE_S)
         return held.claim_id, held.trajectory_id, reviewer
 
-    @rule(claim=claims)
-    def beat(self, claim: tuple[str, str, str] | None) -> None:
+    @rule(claim=claims, again=st.sampled_from([(reviews.heartbeat, "lapsed"), (reviews.unskip, "skipped")]))
+    def hold_again(self, claim: tuple[str, str, str] | None, again: tuple[Callable[..., Claim], str]) -> None:
         if claim is None:
             return
         claim_id, rollout, reviewer = claim
+        call, over = again
         holder, _, end = self.leases.get(rollout, ("", "", 0.0))
         state = reviews.task(self.db, claim_id, blind=False).claim.state
         try:
-            reviews.heartbeat(self.db, claim_id, lease_s=LEASE_S, now=self.now)
+            call(self.db, claim_id, lease_s=LEASE_S, now=self.now)
         except LostClaim:
-            assert holder != claim_id and (state in ("submitted", "skipped", "requeued") or end > self.now)
+            assert holder != claim_id and (state not in ("held", over) or end > self.now)
         else:
-            assert holder == claim_id or end <= self.now
-            self.leases[rollout] = (claim_id, reviewer, self.now + LEASE_S)
-
-    @rule(claim=claims)
-    def unskip(self, claim: tuple[str, str, str] | None) -> None:
-        if claim is None:
-            return
-        claim_id, rollout, reviewer = claim
-        holder, _, end = self.leases.get(rollout, ("", "", 0.0))
-        state = reviews.task(self.db, claim_id, blind=False).claim.state
-        try:
-            reviews.unskip(self.db, claim_id, lease_s=LEASE_S, now=self.now)
-        except LostClaim:
-            assert holder != claim_id and (state in ("submitted", "lapsed", "requeued") or end > self.now)
-        else:
-            assert holder == claim_id or (state == "skipped" and end <= self.now)
+            assert holder == claim_id or (state == over and end <= self.now)
             self.skipped -= {(rollout, reviewer)} if state == "skipped" else set()
             self.leases[rollout] = (claim_id, reviewer, self.now + LEASE_S)
 
