@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, sync_playwright
+from serving import running
 
 LOCAL = {"127.0.0.1", "localhost", "::1"}
 WAIT_MS = 10_000
@@ -34,7 +36,7 @@ class Visitor:
         context.set_default_timeout(WAIT_MS)
         context.route(lambda url: not _is_local(url), self._refuse)
         # A breach of the policy is an error in the console as well.
-        context.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        context.on("console", self._note)
         context.on("weberror", lambda error: self.errors.append(str(error.error)))
         self._contexts.append(context)
         return context
@@ -54,10 +56,24 @@ class Visitor:
         """The errors that no test expected."""
         return [error for error in self.errors if not any(re.search(pattern, error) for pattern in self.expected)]
 
+    @contextmanager
+    def at(self, app: Any) -> Iterator[str]:
+        """Base URL of `app`, served for the length of the block. Pages are closed before it stops: one may still ask
+        for its icon, or look for news, and would report that nobody answers."""
+        with running(app) as url:
+            try:
+                yield url
+            finally:
+                self.close()
+
     def close(self) -> None:
         """Close every profile."""
-        for context in self._contexts:
-            context.close()
+        while self._contexts:
+            self._contexts.pop().close()
+
+    def _note(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(f"{message.text} ({message.location['url']})")
 
     def _refuse(self, route: Route) -> None:
         self.requests_abroad.append(route.request.url)
@@ -115,5 +131,5 @@ def visitor(chromium: Browser) -> Iterator[Visitor]:
     made = Visitor(chromium)
     yield made
     made.close()
-    assert made.requests_abroad == [], "pages asked for what is not on this machine"
-    assert made.unexpected() == [], "pages reported errors"
+    assert made.requests_abroad == [], f"pages asked for what is not on this machine: {made.requests_abroad}"
+    assert made.unexpected() == [], f"pages reported errors: {made.unexpected()}"

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 from browser_support import Visitor
 from playwright.sync_api import Locator, Page, expect
-from serving import running
 
 from services.human_feedback.app import create_app
 from shared.protocol import FeedbackItem, Response, Said, Sibling
@@ -64,7 +63,7 @@ class Desk:
 
 
 @contextmanager
-def a_desk(folder: Path, *items: FeedbackItem, **own: Any) -> Iterator[Desk]:
+def a_desk(visitor: Visitor, folder: Path, *items: FeedbackItem, **own: Any) -> Iterator[Desk]:
     """The service with its keys on and these rollouts, all to be reviewed, the last of them first."""
     guidelines = folder / "guidelines.md"
     guidelines.write_text(GUIDELINES)
@@ -76,7 +75,7 @@ def a_desk(folder: Path, *items: FeedbackItem, **own: Any) -> Iterator[Desk]:
         ),
     )
     clock = Clock()
-    with running(create_app(settings, clock)) as url:
+    with visitor.at(create_app(settings, clock)) as url:
         desk = Desk(url, clock)
         if items:
             desk.ask(*items)

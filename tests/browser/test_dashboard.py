@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from browser_support import Visitor, accessibility_problems, scrolls_sideways
 from playwright.sync_api import Page, expect
-from serving import running
 
 from services.dashboard.app import create_app
 from shared.settings import Settings
@@ -27,9 +26,9 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def url(runs: Path) -> Iterator[str]:
+def url(visitor: Visitor, runs: Path) -> Iterator[str]:
     settings = Settings.model_validate({"api_key": "k3y", "run": {"dir": str(runs)}})
-    with running(create_app(settings)) as url:
+    with visitor.at(create_app(settings)) as url:
         yield url + "/"
 
 

@@ -15,7 +15,7 @@ EMPTY_POLL_MS = 3000
 
 def test_claim_write_submit_and_next_need_the_keyboard_alone(visitor: Visitor, tmp_path: Path) -> None:
     items = world_items(2)
-    with a_desk(tmp_path, *items) as desk:
+    with a_desk(visitor, tmp_path, *items) as desk:
         page = desk.review(visitor)
         expect(box(page)).to_be_focused()
         page.keyboard.type("lib has no double: it is gain.")
@@ -50,7 +50,7 @@ def test_claim_write_submit_and_next_need_the_keyboard_alone(visitor: Visitor, t
 
 
 def test_two_browsers_never_get_one_task(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
         first = desk.review(visitor, "Ada")
         second = desk.review(visitor, "Grace")
         third = visitor.open(desk.url + "#key=review")
@@ -62,7 +62,7 @@ def test_two_browsers_never_get_one_task(visitor: Visitor, tmp_path: Path) -> No
 
 
 def test_a_new_task_appears_by_itself_where_there_was_none(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path) as desk:
+    with a_desk(visitor, tmp_path) as desk:
         page = visitor.open(desk.url + "#key=review")
         page.get_by_label("Name").fill("Ada")
         page.keyboard.press("Enter")
@@ -72,7 +72,7 @@ def test_a_new_task_appears_by_itself_where_there_was_none(visitor: Visitor, tmp
 
 
 def test_the_caret_is_in_the_box_when_a_task_comes_that_was_waited_for(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path) as desk:
+    with a_desk(visitor, tmp_path) as desk:
         page = visitor.open(desk.url + "#key=review")
         page.get_by_label("Name").fill("Ada")
         page.keyboard.press("Enter")
@@ -87,7 +87,7 @@ def test_the_caret_is_in_the_box_when_a_task_comes_that_was_waited_for(visitor: 
 
 
 def test_who_goes_on_by_letters_finds_the_focus_outside_the_box_after_a_wait(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item("demo.0.0.0", "one")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one")) as desk:
         page = desk.review(visitor)
         page.keyboard.press("Escape")
         page.keyboard.press("x")
@@ -99,7 +99,7 @@ def test_who_goes_on_by_letters_finds_the_focus_outside_the_box_after_a_wait(vis
 
 def test_later_puts_a_task_at_the_end_and_skip_away(visitor: Visitor, tmp_path: Path) -> None:
     items = [an_item(f"demo.0.{number}.0", text) for number, text in enumerate(("one", "two", "three"))]
-    with a_desk(tmp_path, *items) as desk:
+    with a_desk(visitor, tmp_path, *items) as desk:
         page = desk.review(visitor)
         shown = page.locator("#attempt")
         expect(shown).to_have_text("three")
@@ -122,7 +122,7 @@ def test_later_puts_a_task_at_the_end_and_skip_away(visitor: Visitor, tmp_path: 
 
 def test_the_last_skip_can_be_taken_back_and_the_task_beside_it_comes_next(visitor: Visitor, tmp_path: Path) -> None:
     items = [an_item(f"demo.0.{number}.0", text) for number, text in enumerate(("one", "two"))]
-    with a_desk(tmp_path, *items) as desk:
+    with a_desk(visitor, tmp_path, *items) as desk:
         page = desk.review(visitor)
         shown = page.locator("#attempt")
         page.keyboard.press("Escape")
@@ -150,7 +150,7 @@ def test_the_last_skip_can_be_taken_back_and_the_task_beside_it_comes_next(visit
 def test_a_task_that_was_taken_back_stays_as_it_is_when_the_page_would_have_looked_for_the_next(
     visitor: Visitor, tmp_path: Path
 ) -> None:
-    with a_desk(tmp_path, an_item()) as desk:
+    with a_desk(visitor, tmp_path, an_item()) as desk:
         page = desk.review(visitor)
         page.clock.install()
         page.keyboard.press("Escape")
@@ -169,7 +169,7 @@ def test_a_task_that_was_taken_back_stays_as_it_is_when_the_page_would_have_look
 
 
 def test_a_skip_cannot_be_taken_back_once_somebody_else_has_the_task(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
         page = desk.review(visitor)
         page.keyboard.press("Escape")
         page.keyboard.press("x")
@@ -186,7 +186,7 @@ def test_a_skip_cannot_be_taken_back_once_somebody_else_has_the_task(visitor: Vi
 def test_a_task_that_could_not_be_shown_is_not_written_about_with_the_words_for_the_one_before(
     visitor: Visitor, tmp_path: Path
 ) -> None:
-    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
         page = desk.review(visitor)
         page.keyboard.type("of two")
         visitor.expect_error("status of 503")
@@ -202,7 +202,7 @@ def test_a_task_that_could_not_be_shown_is_not_written_about_with_the_words_for_
 def test_a_blind_reviewer_sees_outcomes_and_machine_feedback_after_the_first_draft(
     visitor: Visitor, tmp_path: Path
 ) -> None:
-    with a_desk(tmp_path, *world_items(1), blind=True) as desk:
+    with a_desk(visitor, tmp_path, *world_items(1), blind=True) as desk:
         page = desk.review(visitor)
         expect(page.locator("#said")).to_contain_text("Hidden until your first draft is saved")
         expect(page.locator("#outcome")).to_be_hidden()
@@ -218,7 +218,7 @@ def test_a_blind_reviewer_sees_outcomes_and_machine_feedback_after_the_first_dra
 
 def test_a_critique_turns_to_used_or_stale_while_the_page_is_open(visitor: Visitor, tmp_path: Path) -> None:
     items = [an_item(f"demo.0.{number}.0", "text") for number in range(2)]
-    with a_desk(tmp_path, *items) as desk:
+    with a_desk(visitor, tmp_path, *items) as desk:
         page = desk.review(visitor)
         fates = page.locator("#fate-list li")
         for text in ("the first", "the second"):
@@ -241,7 +241,7 @@ def test_a_critique_turns_to_used_or_stale_while_the_page_is_open(visitor: Visit
 
 
 def test_a_preview_shows_markdown_the_fix_and_what_the_teacher_reads(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item(response="x = 1\ny = 2\n")) as desk:
+    with a_desk(visitor, tmp_path, an_item(response="x = 1\ny = 2\n")) as desk:
         page = desk.review(visitor)
         box(page).fill("Use **two** <b>letters</b>.")
         page.get_by_role("button", name="Suggest a fix").click()
@@ -254,7 +254,7 @@ def test_a_preview_shows_markdown_the_fix_and_what_the_teacher_reads(visitor: Vi
 
 
 def test_an_empty_critique_is_not_submitted(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item()) as desk:
+    with a_desk(visitor, tmp_path, an_item()) as desk:
         page = desk.review(visitor)
         page.keyboard.press("Control+Enter")
         expect(page.get_by_role("alert")).to_contain_text("Write a critique, a remark or a fix first")
@@ -262,7 +262,7 @@ def test_an_empty_critique_is_not_submitted(visitor: Visitor, tmp_path: Path) ->
 
 
 def test_the_keys_are_shown_and_do_nothing_in_the_box(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item(response="one")) as desk:
+    with a_desk(visitor, tmp_path, an_item(response="one")) as desk:
         page = desk.review(visitor)
         page.keyboard.type("x l ?")
         expect(box(page)).to_have_value("x l ?")
@@ -275,7 +275,7 @@ def test_the_keys_are_shown_and_do_nothing_in_the_box(visitor: Visitor, tmp_path
 
 
 def test_a_link_that_names_a_run_shows_its_rollouts_alone(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item(response="of the run demo")) as desk:
+    with a_desk(visitor, tmp_path, an_item(response="of the run demo")) as desk:
         other = visitor.open(desk.url + "#key=review&run=other")
         other.get_by_label("Name").fill("Ada")
         other.keyboard.press("Enter")

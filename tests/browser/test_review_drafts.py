@@ -19,7 +19,7 @@ def heartbeat(page: Page) -> None:
 
 
 def test_a_reload_keeps_the_task_and_each_keystroke(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
         page = desk.review(visitor)
         # Reloaded before the draft could reach the service.
         box(page).press_sequentially("not saved yet")
@@ -33,7 +33,7 @@ def test_a_reload_keeps_the_task_and_each_keystroke(visitor: Visitor, tmp_path: 
 
 def test_a_tab_closed_without_a_network_loses_no_keystroke(visitor: Visitor, tmp_path: Path) -> None:
     visitor.expect_error("ERR_INTERNET_DISCONNECTED")
-    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
         page = desk.review(visitor)
         page.context.set_offline(True)
         box(page).press_sequentially("the service never got this")
@@ -47,7 +47,7 @@ def test_a_tab_closed_without_a_network_loses_no_keystroke(visitor: Visitor, tmp
 
 
 def test_a_crash_of_the_browser_loses_no_saved_draft(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
         page = desk.review(visitor)
         box(page).press_sequentially("written before the crash")
         saved(page)
@@ -60,7 +60,7 @@ def test_a_crash_of_the_browser_loses_no_saved_draft(visitor: Visitor, tmp_path:
 
 
 def test_a_tab_opened_after_a_crash_goes_on_with_the_task(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
         page = desk.review(visitor)
         box(page).press_sequentially("in the first tab")
         other = page.context.new_page()
@@ -76,7 +76,7 @@ def test_a_tab_opened_after_a_crash_goes_on_with_the_task(visitor: Visitor, tmp_
 
 def test_who_lost_the_lease_keeps_the_draft_and_may_still_submit(visitor: Visitor, tmp_path: Path) -> None:
     visitor.expect_error("status of 409")
-    with a_desk(tmp_path, an_item(response="one"), lease_s=1.5) as desk:
+    with a_desk(visitor, tmp_path, an_item(response="one"), lease_s=1.5) as desk:
         late = desk.review(visitor, "Ada")
         box(late).press_sequentially("slow but right")
         saved(late)
@@ -99,7 +99,7 @@ def test_who_lost_the_lease_keeps_the_draft_and_may_still_submit(visitor: Visito
 
 
 def test_a_lease_that_ended_is_renewed_where_nobody_took_the_task(visitor: Visitor, tmp_path: Path) -> None:
-    with a_desk(tmp_path, an_item(response="one"), lease_s=1.5) as desk:
+    with a_desk(visitor, tmp_path, an_item(response="one"), lease_s=1.5) as desk:
         page = desk.review(visitor, "Ada")
         desk.clock.now += 301
         heartbeat(page)
@@ -112,7 +112,7 @@ def test_a_lease_that_ended_is_renewed_where_nobody_took_the_task(visitor: Visit
 
 def test_a_lost_connection_loses_nothing(visitor: Visitor, tmp_path: Path) -> None:
     visitor.expect_error("ERR_INTERNET_DISCONNECTED")
-    with a_desk(tmp_path, an_item(response="one")) as desk:
+    with a_desk(visitor, tmp_path, an_item(response="one")) as desk:
         page = desk.review(visitor)
         page.context.set_offline(True)
         box(page).press_sequentially("without a network")
@@ -129,7 +129,7 @@ def test_a_lost_connection_loses_nothing(visitor: Visitor, tmp_path: Path) -> No
 
 def test_a_task_that_ended_elsewhere_can_be_left(visitor: Visitor, tmp_path: Path) -> None:
     visitor.expect_error("status of 409")
-    with a_desk(tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one"), an_item("demo.0.1.0", "two")) as desk:
         page = desk.review(visitor)
         claim_id = page.evaluate("sessionStorage.getItem('vpd-claim')")
         submitted = desk.api.post(f"/v1/review/claims/{claim_id}/submit", json={"text": "From elsewhere."})

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_accessible_and_fits(visitor: Visitor, tmp_path: Path, theme: str, width: int) -> None:
     items = world_items(3)
-    with a_desk(tmp_path, *items) as desk:
+    with a_desk(visitor, tmp_path, *items) as desk:
         page = desk.review(visitor, color_scheme=theme, viewport={"width": width, "height": 1000})
         box(page).fill(world_remark(items[2]))
         page.keyboard.press("Control+Enter")

@@ -41,7 +41,7 @@ def test_hostile_text_is_inert_wherever_it_stands(visitor: Visitor, tmp_path: Pa
         siblings=[Sibling(trajectory_id="s", text=HOSTILE + "\n<script>window.ran = 6</script>")],
         said=[Said(source="critic", status="ok", text=HOSTILE)],
     )
-    with a_desk(tmp_path, item, blind=False) as desk:
+    with a_desk(visitor, tmp_path, item, blind=False) as desk:
         page = desk.review(visitor)
         expect(page.locator("#sibling ins")).to_contain_text("window.ran = 6")
         assert shown(page) == HOSTILE
@@ -70,7 +70,7 @@ def test_hostile_text_is_inert_wherever_it_stands(visitor: Visitor, tmp_path: Pa
 )
 def test_200_kb_are_shown_in_under_a_second(visitor: Visitor, tmp_path: Path, text: str) -> None:
     assert len(text) > 199_000
-    with a_desk(tmp_path, an_item("demo.0.0.0", text), an_item("demo.0.1.0", "small")) as desk:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", text), an_item("demo.0.1.0", "small")) as desk:
         page = desk.review(visitor)
         expect(page.locator("#attempt")).to_have_text("small")
         box(page).fill("done")
@@ -97,7 +97,7 @@ def test_a_remark_counts_characters_as_the_service_does(visitor: Visitor, tmp_pa
     text = "a😀b\r\ne\u0301 = '\u2028'\rnext 🦊🦊 line\n```python\nx = '😀'  # 🦊\n```\nend\n"
     start = text.index("🦊🦊")
     units = len(text[:start].encode("utf-16-le")) // 2
-    with a_desk(tmp_path, an_item(response=text)) as desk:
+    with a_desk(visitor, tmp_path, an_item(response=text)) as desk:
         page = desk.review(visitor)
         assert shown(page) == text
         page.evaluate(SELECT, [units, units + 4])

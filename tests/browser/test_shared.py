@@ -10,7 +10,6 @@ from browser_support import Visitor, accessibility_problems
 from fastapi import Header
 from fastapi.responses import StreamingResponse
 from playwright.sync_api import Browser, Page, expect
-from serving import running
 from starlette.middleware import Middleware
 
 from services.web.page import StaticPage
@@ -23,7 +22,7 @@ REFUSED = "status of 40[13]"
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
+def url(visitor: Visitor) -> Iterator[str]:
     page = Middleware(StaticPage, at="/", folder=Path(__file__).parent / "page_of_tests")
     app = create_service("paged", Settings(api_key="right"), page=page)
 
@@ -45,7 +44,7 @@ def url() -> Iterator[str]:
 
         return StreamingResponse(two(), media_type="text/event-stream")
 
-    with running(app) as url:
+    with visitor.at(app) as url:
         yield url + "/"
 
 
