@@ -146,34 +146,48 @@ def progress(db: Connection, *, reviewer: str | None, run_id: str | None, now: f
 
 @cache
 def _candidates(*, of_one_run: bool) -> list[Select[Any]]:
-    """Queries for the rollout that `reviewer` gets at time `now`, of `run` or of all, the best first."""
+    """Queries for the rollout that `reviewer` gets at time `now`, of `run` or of all, the best first.
+
+    The first and the last start from the reviewer's own rows and look each rollout up: to go through all rollouts for
+    them takes as long as there are rollouts.
+    """
     reviewer: ColumnElement[str] = bindparam("reviewer")
-    mine = select(claims).where(claims.c.trajectory_id == rollouts.c.trajectory_id, claims.c.reviewer == reviewer)
-    free = (
-        select(rollouts.c.trajectory_id)
-        .where(rollouts.c.open == 1, ~_held(rollouts.c.trajectory_id))
-        .where(*([rollouts.c.run_id == bindparam("run")] if of_one_run else []))
-        .limit(1)
-        .where(~mine.where(claims.c.state.in_(["submitted", "skipped"])).exists())
-    )
-    sent_back = mine.where(claims.c.state == "requeued").exists()
-    begun = drafts.join(rollouts, rollouts.c.trajectory_id == drafts.c.trajectory_id)
-    last_sent_back = (
-        select(func.max(claims.c.changed_at))
-        .where(claims.c.trajectory_id == rollouts.c.trajectory_id, claims.c.reviewer == reviewer)
-        .scalar_subquery()
-    )
+    of_run = [rollouts.c.run_id == bindparam("run")] if of_one_run else []
+    mine = claims.alias()
+
+    def claimed(trajectory_id: Any, *states: str) -> ColumnElement[bool]:
+        own = (mine.c.trajectory_id == trajectory_id) & (mine.c.reviewer == reviewer)
+        return exists().where(own, mine.c.state.in_(states))
+
+    def free(trajectory_id: Any) -> ColumnElement[bool]:
+        return ~_held(trajectory_id) & ~claimed(trajectory_id, "submitted", "skipped")
+
+    def wanted(trajectory_id: Any) -> ColumnElement[bool]:
+        return exists().where(rollouts.c.trajectory_id == trajectory_id, rollouts.c.open == 1, *of_run)
+
+    drafted, queued, sent_back = drafts.c.trajectory_id, rollouts.c.trajectory_id, claims.c.trajectory_id
     return [
-        free.select_from(begun).where(drafts.c.reviewer == reviewer, ~sent_back).order_by(drafts.c.updated_at),
-        free.where(~sent_back).order_by(rollouts.c.rank.desc(), rollouts.c.number.desc()),
-        free.where(sent_back).order_by(last_sent_back),
+        select(drafted)
+        .where(drafts.c.reviewer == reviewer, wanted(drafted), free(drafted), ~claimed(drafted, "requeued"))
+        .order_by(drafts.c.updated_at)
+        .limit(1),
+        select(queued)
+        .where(rollouts.c.open == 1, *of_run, free(queued), ~claimed(queued, "requeued"))
+        .order_by(rollouts.c.rank.desc(), rollouts.c.number.desc())
+        .limit(1),
+        select(sent_back)
+        .where(claims.c.reviewer == reviewer, claims.c.state == "requeued", wanted(sent_back), free(sent_back))
+        .group_by(sent_back)
+        .order_by(func.max(claims.c.changed_at))
+        .limit(1),
     ]
 
 
 def _held(trajectory_id: Any) -> ColumnElement[bool]:
     """Whether somebody's lease on the rollout runs at time `now`."""
-    running = (claims.c.state == "held") & (claims.c.expires_at > bindparam("now"))
-    return exists().where(claims.c.trajectory_id == trajectory_id, running)
+    lease = claims.alias()
+    running = (lease.c.state == "held") & (lease.c.expires_at > bindparam("now"))
+    return exists().where(lease.c.trajectory_id == trajectory_id, running)
 
 
 def _hold(db: Connection, claim_id: str, trajectory_id: str, reviewer: str, expires_at: float, now: float) -> Claim:

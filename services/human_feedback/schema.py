@@ -21,6 +21,8 @@ VERDICTS = {True: "correct", False: "incorrect", None: None}
 def prepare(db: Connection, settings: HumanFeedbackSettings) -> None:
     """Make what is missing. Raises InfrastructureError if a later release made the tables."""
     metadata.create_all(db)
+    for index in (index for table in metadata.sorted_tables for index in table.indexes):
+        index.create(db, checkfirst=True)  # an earlier release may have made the table without it
     version = db.scalar(select(counters.c.value).where(counters.c.name == "schema"))
     if version is None:
         db.execute(insert(counters), [{"name": "schema", "value": SCHEMA}, {"name": "seq", "value": 0}])

@@ -51,6 +51,7 @@ rollouts = Table(
 )
 Index("human_rollouts_of_run", rollouts.c.run_id, rollouts.c.number)
 Index("human_rollouts_queue", rollouts.c.open, rollouts.c.rank, rollouts.c.number)
+Index("human_rollouts_queue_of_run", rollouts.c.run_id, rollouts.c.open, rollouts.c.rank, rollouts.c.number)
 
 # `state`: held, submitted, skipped, requeued, or lapsed: its lease ended and another took the rollout.
 claims = Table(

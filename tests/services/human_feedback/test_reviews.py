@@ -138,6 +138,36 @@ def test_a_run_can_be_reviewed_alone() -> None:
         assert held is not None and held.trajectory_id == "a0" and _claim(db, "ann", run_id="a") is None
 
 
+def _steps_of_a_claim(rollouts: int, run_id: str | None) -> int:
+    """Instructions of SQLite's machine until ann has a rollout, with one of the run "run" among many of another; she
+    has a draft of one that was critiqued since, and sent another back."""
+    with a_store() as db:
+        remember(db, failed("mine"), failed("done"))
+        remember(db, *(failed(f"r{i}") for i in range(rollouts)), run_id="other")
+        reviews.put_draft(db, "ann", "done", WORDS, now=1.0)
+        critiques.put(db, "done", "bob", WORDS, now=1.0, expected=Expected())
+        held = _claim(db, "ann", run_id=run_id)
+        assert held is not None
+        reviews.release(db, held.claim_id, "requeued", now=2.0)
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        driver = db.connection.driver_connection
+        assert driver is not None
+        driver.set_progress_handler(count, 1)
+        assert _claim(db, "ann", run_id=run_id) is not None
+        driver.set_progress_handler(None, 1)
+        return steps
+
+
+@pytest.mark.parametrize("run_id", [None, "run"])
+def test_a_claim_is_no_more_work_where_there_are_more_rollouts(run_id: str | None) -> None:
+    assert _steps_of_a_claim(1_000, run_id) < 1.2 * _steps_of_a_claim(10, run_id)
+
+
 @pytest.mark.parametrize(
     ("review", "seen"),
     [("all", ["r3", "r2", "r1", "r0"]), ("failed", ["r3", "r2", "r1"]), ("uncertain", ["r1", "r3", "r0"])],
