@@ -33,7 +33,7 @@ def follow(settings: Settings, ranks: Ranks) -> None:
         "observe_teacher": training.observe_teacher,
         "digest": training.weights_digest,
         "canary": training.policy.canary,
-        "save": lambda path, tokenizer: training.policy.save(path, tokenizer=tokenizer),
+        "save": lambda path, tokenizer, dtype: training.policy.save(path, tokenizer=tokenizer, dtype=dtype),
         "checkpoint": lambda step: checkpoints.save(step, training.state_dict()),
         "restore": restore,
     }

@@ -45,19 +45,19 @@ def switch_dropout(network: nn.Module, on: bool) -> None:
 
 
 @torch.no_grad()
-def merged(network: nn.Module) -> dict[str, Tensor]:
-    """The weights of the same model without adapters, float32, by their names in that model."""
+def merged(network: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The weights of the same model without adapters, by their names in that model. They are added up in float32."""
     weights: dict[str, Tensor] = {}
     whole: dict[int, Tensor] = {}
     for name, tensor in network.state_dict().items():
         layer, is_base, rest = name.partition(_BASE)
         if is_base and rest == "weight":
             adapted: Any = network.get_submodule(layer)
-            weights[f"{layer}.{rest}"] = tensor.float() + adapted.get_delta_weight(_NAME).float()
+            weights[f"{layer}.{rest}"] = (tensor.float() + adapted.get_delta_weight(_NAME).float()).to(dtype)
         elif is_base or ".lora_" not in name:
             # Tied weights stay one tensor, or they would be written twice.
             if tensor.data_ptr() not in whole:
-                whole[tensor.data_ptr()] = tensor.float() if tensor.is_floating_point() else tensor
+                whole[tensor.data_ptr()] = tensor.to(dtype) if tensor.is_floating_point() else tensor
             weights[f"{layer}.{rest}" if is_base else name] = whole[tensor.data_ptr()]
     return weights
 

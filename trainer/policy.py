@@ -148,6 +148,11 @@ class Policy:
             chunk=chunk_tokens(self._text_config.vocab_size, self.chunk_tokens, len(positions), self.device),
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the engine computes in: in it the weights are published."""
+        return torch.bfloat16 if self.autocast else torch.float32
+
     def compute_type(self) -> torch.autocast:
         """The context that a forward pass runs in: bfloat16 over float32 weights, or plain float32."""
         # Recomputed activations need no weights kept for them: the cache would be a copy of all, on every rank.
@@ -183,11 +188,14 @@ class Policy:
         order of `by_length` waste least on padding."""
         return spans(aligned, self.microbatch_tokens, packs=self.packs)
 
-    def save(self, directory: Path, *, tokenizer: bool = False) -> str | None:
-        """Write the weights (float32 safetensors, an adapter merged in) and configuration in Hugging Face format. The
-        SHA-256 of the weights, where it is known from writing them."""
+    def save(self, directory: Path, *, tokenizer: bool = False, dtype: torch.dtype = torch.float32) -> str | None:
+        """Write the weights (safetensors of `dtype`, an adapter merged in) and configuration in Hugging Face format.
+        The SHA-256 of the weights, where it is known from writing them."""
         network: Any = self.network
-        network.save_pretrained(directory, state_dict=None if self.lora is None else merged(self.network))
+        as_they_are = self.lora is None and dtype == torch.float32
+        network.save_pretrained(directory, state_dict=None if as_they_are else merged(self.network, dtype))
+        network.config.dtype = str(dtype).removeprefix("torch.")
+        network.config.save_pretrained(directory)
         if tokenizer:
             self.tokenizer.save_pretrained(directory)
         return None

@@ -93,7 +93,7 @@ def _write(policy: Policy, path: Path, *, adapter: bool) -> str:
     if adapter:
         save_adapter(policy.network, temporary)
     else:
-        digest = policy.save(temporary)
+        digest = policy.save(temporary, dtype=policy.dtype)
     weights = temporary / (ADAPTER_FILE if adapter else "model.safetensors")
     with weights.open("rb+") as file:
         os.fsync(file.fileno())

@@ -80,19 +80,19 @@ class ShardedPolicy(Policy):
         self.ranks.order("canary")
         return super().canary()
 
-    def save(self, directory: Path, *, tokenizer: bool = False) -> str:
+    def save(self, directory: Path, *, tokenizer: bool = False, dtype: torch.dtype = torch.float32) -> str:
         """As of any policy; rank 0 writes, and no rank holds more than one tensor whole. The SHA-256 of the weights."""
-        self.ranks.order("save", directory, tokenizer)
+        self.ranks.order("save", directory, tokenizer, dtype)
         named = dict(zip(self.trained, self.parameters(), strict=True))
-        header, names = tensor_file.layout({name: (tensor.shape, tensor.dtype) for name, tensor in named.items()})
-        tensors = (whole(named[name]) for name in names)
+        header, names = tensor_file.layout({name: (tensor.shape, dtype) for name, tensor in named.items()})
+        tensors = (whole(named[name]).to(dtype) for name in names)
         if not self.ranks.leads:
             for _ in tensors:
                 pass
             return ""
         network: Any = self.network
         network.config.architectures = [type(network).__name__]
-        network.config.dtype = str(network.dtype).removeprefix("torch.")
+        network.config.dtype = str(dtype).removeprefix("torch.")
         network.config.save_pretrained(directory)
         network.generation_config.save_pretrained(directory)
         if tokenizer:

@@ -142,7 +142,9 @@ def _disk_lines(settings: Settings, shape: ModelShape, plan: LearnerPlan) -> Ite
     trained = FLOAT32 * (shape.parameters if plan.adapter is None else plan.adapter)
     checkpoint = trained * (1 + len(plan.copies) + 2 * plan.moment_sets)
     kept = settings.learner.keep_checkpoints + 1
-    published = FLOAT32 * shape.parameters
+    lora = settings.model.lora
+    adapter = plan.adapter if lora is not None and lora.publish == "adapter" else None
+    published = plan.compute_bytes * shape.parameters if adapter is None else FLOAT32 * adapter
     yield f"{checkpoint / GIB:8.1f} GiB  a checkpoint; {kept} at most are kept, one more while it is written"
     yield f"{published / GIB:8.1f} GiB  a published policy, written at every step; 2 are kept"
 

@@ -102,14 +102,14 @@ def state_of(training: Training) -> dict[str, Any]:
     return dict(_tensors({key: state[key] for key in ("policy", "optimizer", "algorithm")}))
 
 
-def publish(ranks: Ranks, settings: Settings, directory: Path) -> Any:
+def publish(ranks: Ranks, settings: Settings, directory: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Canary and published files of the initial model."""
     training = Training(settings, ranks)
     canary = training.policy.canary()
     if ranks.leads:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-    return canary, training.policy.save(directory, tokenizer=True)
+    return canary, training.policy.save(directory, tokenizer=True, dtype=dtype)
 
 
 class Unled(Ranks):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from shared.errors import DataError
 from shared.protocol import Message
-from shared.settings import LearnerSettings, ModelSettings
+from shared.settings import LearnerSettings, LoRASettings, ModelSettings
 from trainer.policy import Policy
 from trainer.scores import Sequences
 
@@ -130,6 +130,23 @@ def test_saved_weights_load_as_the_same_model(new_policy: NewPolicy, tmp_path: P
     assert torch.equal(again.response_logprobs(ROWS), policy.response_logprobs(ROWS))
     assert all(tensor.dtype == torch.float32 for tensor in load_file(tmp_path / "model.safetensors").values())
     AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("lora", [None, LoRASettings(rank=2)])
+def test_weights_saved_in_bfloat16_are_the_float32_ones_each_rounded_once(
+    tiny_model_directory: Path, tmp_path: Path, lora: LoRASettings | None
+) -> None:
+    policy = Policy(tiny_model_directory, ModelSettings(device="cpu", lora=lora), LearnerSettings(), temperature=1.0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    policy.save(tmp_path / "exact")
+    policy.save(tmp_path / "half", dtype=torch.bfloat16)
+    exact, half = (load_file(tmp_path / name / "model.safetensors") for name in ("exact", "half"))
+    assert half.keys() == exact.keys()
+    assert all(torch.equal(half[name], exact[name].bfloat16()) for name in exact)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "exact").dtype == torch.float32
 
 
 def test_bfloat16_computes_in_bfloat16_over_float32_weights(tiny_model_directory: Path, new_policy: NewPolicy) -> None:

@@ -7,12 +7,13 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
 import torch
 from loop_stack import Stack, stack
+from safetensors.torch import load_file
 from tiny_model import make_tiny_model, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +21,7 @@ from shared.errors import ServiceUnavailable
 from shared.settings import LearnerSettings, ModelSettings
 from trainer.learner import Learner
 from trainer.policy import Policy
+from trainer.publisher import Files
 from trainer.run_directory import RunDirectory
 
 
@@ -66,6 +68,23 @@ def test_weights_that_are_not_finite_have_no_canary(tmp_path: Path) -> None:
     with torch.no_grad():
         next(policy.network.parameters()).fill_(float("nan"))
     assert policy.canary() is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_published_in_the_type_of_computation(
+    tiny_model_directory: Path, tmp_path: Path, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    model = ModelSettings(device="cpu", dtype=dtype)
+    policy = Policy(tiny_model_directory, model, LearnerSettings(), temperature=1.0)
+    announced: dict[str, Any] = {}
+
+    async def announce(fields: dict[str, Any]) -> None:
+        announced.update(fields)
+
+    asyncio.run(Files(tmp_path).deliver(policy, 3, announce))
+    file = Path(announced["path"]) / "model.safetensors"
+    assert announced["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert {str(tensor.dtype) for tensor in load_file(file).values()} == {f"torch.{dtype}"}
 
 
 # ------------------------------------------------------------------------------------------------- a learner's service

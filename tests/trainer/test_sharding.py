@@ -112,10 +112,13 @@ def test_a_checkpoint_of_which_a_file_is_torn_changed_or_missing_is_skipped_for_
 def test_the_publication_of_two_ranks_is_byte_for_byte_that_of_one(
     settings: dict[str, Settings], tmp_path: Path
 ) -> None:
-    cases = ("vpd", "vpd in many passes")
-    calls = [partial(publish, settings=settings[case], directory=tmp_path / case / "two") for case in cases]
-    for case, (found, digest) in zip(cases, on_ranks(2, *calls)[0], strict=True):
-        canary, _ = publish(ALONE, settings[case], tmp_path / case / "one")
+    cases = {"vpd": torch.float32, "vpd in many passes": torch.bfloat16}
+    calls = [
+        partial(publish, settings=settings[case], directory=tmp_path / case / "two", dtype=dtype)
+        for case, dtype in cases.items()
+    ]
+    for (case, dtype), (found, digest) in zip(cases.items(), on_ranks(2, *calls)[0], strict=True):
+        canary, _ = publish(ALONE, settings[case], tmp_path / case / "one", dtype)
         one, several = ({f.name: f.read_bytes() for f in (tmp_path / case / n).iterdir()} for n in ("one", "two"))
         assert several == one and len(one) >= 5
         assert digest == hashlib.sha256(one["model.safetensors"]).hexdigest()

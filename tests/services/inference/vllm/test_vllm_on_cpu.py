@@ -72,7 +72,7 @@ def test_a_model_whose_heads_have_no_kernel_serves_in_bfloat16_what_the_trainer_
     with torch.no_grad():
         for weights in trained.network.parameters():
             weights.mul_(1.1)
-    trained.save(root / "bfloat16" / "v1")
+    trained.save(root / "bfloat16" / "v1", dtype=trained.dtype)
     canary = trained.canary()
     assert canary is not None
     announced = publication(root / "bfloat16" / "v1", version=1, canary=canary.model_dump())
