@@ -22,6 +22,7 @@ from trainer.tasks.sources import Loaded, load_data
 MAX_SHOWN = 20
 """Wrong rows that are listed; the others are counted."""
 ALL = 10**6
+TRAINING = "training"
 
 CountTokens = Callable[[Sequence[Message]], int]
 
@@ -36,7 +37,8 @@ class Lengths:
 
 @dataclass(frozen=True)
 class TaskCounts:
-    """What is in the training or the held-out tasks. `tests`: of one code task, the fewest and the most."""
+    """What is in the training or the held-out tasks. `tests`: of one code task, the fewest and the most. `too_long`:
+    prompts that leave no room for a response in the model's context."""
 
     name: str
     tasks: int
@@ -44,23 +46,25 @@ class TaskCounts:
     chars: Lengths
     tokens: Lengths | None
     tests: tuple[int, int] | None
+    too_long: int
 
 
 def main(settings: Settings, *, with_model: bool, as_json: bool, show: int) -> int:
     """Print the report. `with_model`: count tokens with the model's tokenizer. Returns 0, or 1 where a row is wrong or
-    a prompt does not fit into the model's context. Raises SettingsError where there is nothing to read."""
+    a held-out prompt does not fit into the model's context. Raises SettingsError where there is nothing to read."""
     loaded = _load(settings)
-    count, context = _model(settings) if with_model else (None, None)
+    count, context = _model(settings) if with_model else (None, ALL)
     sets = [
-        _counted(name, tasks, count)
-        for name, tasks in (("training", loaded.training), ("held out", loaded.held_out))
+        _counted(name, tasks, count, room=context - settings.rollout.max_tokens)
+        for name, tasks in ((TRAINING, loaded.training), ("held out", loaded.held_out))
         if tasks
     ]
-    problems = _too_long(sets, settings, context)
+    problems = [_too_long(one, settings, context) for one in sets if one.too_long and not _left_out(one)]
+    notes = [_too_long(one, settings, context) for one in sets if one.too_long and _left_out(one)]
     if as_json:
-        print(json.dumps(_as_json(loaded, sets, problems), indent=2))
+        print(json.dumps(_as_json(loaded, sets, problems, notes), indent=2))
     else:
-        _print(loaded, sets, problems)
+        _print(loaded, sets, problems, notes)
         for task in (*loaded.training, *loaded.held_out)[:show]:
             print("\n".join(_shown(task)))
     return 1 if problems or loaded.mistakes else 0
@@ -84,40 +88,46 @@ def _model(settings: Settings) -> tuple[CountTokens, int]:
     return lambda messages: len(text.render(messages)), min(positions, settings.inference.max_context or positions)
 
 
-def _counted(name: str, tasks: Sequence[Task], count: CountTokens | None) -> TaskCounts:
+def _counted(name: str, tasks: Sequence[Task], count: CountTokens | None, *, room: int) -> TaskCounts:
+    tokens = [count(task.messages) for task in tasks] if count else []
     tests = [len(task.reference["tests"]) for task in tasks if "tests" in task.reference]
     return TaskCounts(
         name,
         len(tasks),
         dict(Counter(task.kind for task in tasks).most_common()),
-        _lengths(sum(len(message.content) for message in task.messages) for task in tasks),
-        _lengths(count(task.messages) for task in tasks) if count else None,
+        _lengths([sum(len(message.content) for message in task.messages) for task in tasks]),
+        _lengths(tokens) if tokens else None,
         (min(tests), max(tests)) if tests else None,
+        sum(length > room for length in tokens),
     )
 
 
-def _lengths(lengths: Iterator[int]) -> Lengths:
-    found = list(lengths)
-    return Lengths(int(median(found)), max(found))
+def _lengths(lengths: Sequence[int]) -> Lengths:
+    return Lengths(int(median(lengths)), max(lengths))
 
 
-def _too_long(sets: Sequence[TaskCounts], settings: Settings, context: int | None) -> list[str]:
-    """A sentence where the longest prompt and the response do not fit into the model's context."""
-    longest = max((one.tokens.longest for one in sets if one.tokens), default=0)
-    wanted = longest + settings.rollout.max_tokens
-    if context is None or wanted <= context:
-        return []
-    return [
-        f"The longest prompt has {longest:,} tokens; with rollout.max_tokens of {settings.rollout.max_tokens:,} that "
-        f"is more than the model's context of {context:,}. Lower rollout.max_tokens, set tasks.max_prompt_chars, or "
-        "take another model."
-    ]
+def _left_out(one: TaskCounts) -> bool:
+    """Whether a run leaves out the prompts that are too long (`trainer/long_prompts.py`), and does not stop."""
+    return one.name == TRAINING and one.too_long < one.tasks
+
+
+def _too_long(one: TaskCounts, settings: Settings, context: int) -> str:
+    """A sentence about prompts that leave no room, and what becomes of them."""
+    assert one.tokens is not None
+    fix = "Lower rollout.max_tokens, set tasks.max_prompt_chars, or take another model."
+    return (
+        f"{one.too_long:,} of {one.tasks:,} {one.name} prompts leave no room for rollout.max_tokens of "
+        f"{settings.rollout.max_tokens:,} in the model's context of {context:,}; the longest has "
+        f"{one.tokens.longest:,} tokens. {'A run leaves them out.' if _left_out(one) else fix}"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- output
 
 
-def _as_json(loaded: Loaded, sets: Sequence[TaskCounts], problems: Sequence[str]) -> dict[str, Any]:
+def _as_json(
+    loaded: Loaded, sets: Sequence[TaskCounts], problems: Sequence[str], notes: Sequence[str]
+) -> dict[str, Any]:
     return {
         "data": [
             {
@@ -133,10 +143,11 @@ def _as_json(loaded: Loaded, sets: Sequence[TaskCounts], problems: Sequence[str]
         "tasks": [asdict(one) for one in sets],
         "wrong": [str(mistake) for mistake in loaded.mistakes[:MAX_SHOWN]],
         "problems": list(problems),
+        "notes": list(notes),
     }
 
 
-def _print(loaded: Loaded, sets: Sequence[TaskCounts], problems: Sequence[str]) -> None:
+def _print(loaded: Loaded, sets: Sequence[TaskCounts], problems: Sequence[str], notes: Sequence[str]) -> None:
     console = Console(width=max(100, Console().width), highlight=False)
     if loaded.readings:
         data = _table("data", "rows", "tasks", "left out", "wrong")
@@ -159,6 +170,8 @@ def _print(loaded: Loaded, sets: Sequence[TaskCounts], problems: Sequence[str]) 
             table.add_row(one.name, f"{one.tasks:,}", kinds, _length(one.chars), _length(one.tokens), tests)
         console.print(table)
         console.print("Characters and tokens: of the middle prompt / of the longest one.")
+    for note in notes:
+        console.print(f"NOTE {note}", soft_wrap=True, markup=False)
     for problem in chain(map(_sentence, loaded.mistakes[:MAX_SHOWN]), problems):
         console.print(f"PROBLEM {problem}", soft_wrap=True, markup=False)
     if len(loaded.mistakes) > MAX_SHOWN:

@@ -331,9 +331,9 @@ def check_data(
     """Read all tasks of the settings, and say how many there are, how long their prompts are, what was left out and
     why, and every row that is wrong, with its line. No service is needed.
 
-    Where model.path is set, prompts are counted in its tokens, and must fit into its context.
+    Where model.path is set, prompts are counted in its tokens, and held-out ones must fit into its context.
 
-    Exit codes: 0 all is well, 1 a row is wrong or a prompt does not fit, 2 there is nothing to read.
+    Exit codes: 0 all is well, 1 a row is wrong or a held-out prompt does not fit, 2 there is nothing to read.
     """
     from cli.data import main as check_tasks
 

@@ -24,6 +24,8 @@ from shared.protocol import (
     ScoreRequest,
     ScoreResponse,
     ScoreSequence,
+    TokenCountRequest,
+    TokenCounts,
     TransferGroup,
     TransferInit,
 )
@@ -68,6 +70,14 @@ class InferenceClient:
         response = await self._ask("POST", "/v1/rollouts", RolloutResponse, body=request)
         if [len(prompt.rollouts) for prompt in response.prompts] != [n] * len(request.prompts):
             raise self._unavailable(f"answered with other rollouts than {n} for each of {len(request.prompts)} prompts")
+        return response
+
+    async def token_counts(self, prompts: Sequence[Prompt]) -> TokenCounts:
+        """How many tokens each prompt has, in order, and what the model's context is."""
+        request = TokenCountRequest(prompts=list(prompts))
+        response = await self._ask("POST", "/v1/token_counts", TokenCounts, body=request)
+        if len(response.tokens) != len(request.prompts):
+            raise self._unavailable(f"answered with {len(response.tokens)} counts for {len(request.prompts)} prompts")
         return response
 
     async def score(self, sequences: Sequence[ScoreSequence]) -> list[ScoredSequence]:

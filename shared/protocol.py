@@ -212,6 +212,19 @@ class RolloutRequest(Wire):
     sampling: Sampling = Field(default_factory=Sampling)
 
 
+class TokenCountRequest(Wire):
+    """`POST /v1/token_counts`: how long prompts are."""
+
+    prompts: list[Prompt] = Field(min_length=1)
+
+
+class TokenCounts(Wire):
+    """The tokens of each prompt, in order, as it is sampled from; `max_context` is what prompt and response share."""
+
+    tokens: list[int]
+    max_context: int
+
+
 class VersionSpan(Wire):
     """Response tokens `start` (inclusive) to `end` (exclusive) were sampled under policy `version`."""
 

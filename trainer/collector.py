@@ -40,6 +40,7 @@ from shared.protocol import (
 from shared.settings import Settings
 from shared.trajectory_queue import TrajectoryQueue
 from trainer.judging import Judge, probe
+from trainer.long_prompts import leave_out_long
 from trainer.patience import patiently
 from trainer.tasks import TaskSet, load_tasks
 
@@ -104,6 +105,7 @@ class Collector:
 
     async def run(self) -> None:
         await self.inference.wait_ready(timeout_s=self.settings.inference.timeout_s)
+        self.tasks = await leave_out_long(self.tasks, self.inference, max_tokens=self.settings.rollout.max_tokens)
         await probe(self.sources, self.settings.feedback)
         if self.settings.rollout.mode == "overlapped":
             await self._run_ahead()

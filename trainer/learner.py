@@ -45,12 +45,13 @@ from trainer.intake import Intake, LockstepIntake, OverlappedIntake
 from trainer.judging import probe
 from trainer.launch import joined, launch, must_launch
 from trainer.ledger import Ledger, counted_steps, read_ledger
+from trainer.long_prompts import leave_out_long
 from trainer.patience import patiently
 from trainer.publisher import Publisher, make_transport
 from trainer.ranks import ALONE, Ranks
 from trainer.records import best_step, collapse, evaluation_record, record_at, step_record, summary, timings_record
 from trainer.run_directory import Record, RunDirectory
-from trainer.tasks import load_tasks
+from trainer.tasks import TaskSet, load_tasks
 from trainer.trackers.process import tracked
 from trainer.training import Training
 from trainer.trajectory_records import trajectory_records
@@ -127,6 +128,7 @@ class Learner:
         transport = make_transport(settings.inference, run.path / "policy", self.inference)
         self.publisher = Publisher(transport, self.inference, run.identity.run_id)
         self.tasks = load_tasks(settings.tasks, seed=settings.run.seed)
+        self.collected: TaskSet | None = None
         self.checkpoints = Checkpoints(run.path / CHECKPOINTS, keep=settings.learner.keep_checkpoints, ranks=ranks)
         self.store = BatchStore(run.path / "batches")
         self.ledger = Ledger(run.path / "ledger.jsonl")
@@ -286,10 +288,18 @@ class Learner:
             return
         record = record_at(self.directory.records(), "gate", self.step)
         if record is None:
-            record = await self._evaluate("gate", self.tasks.training(self.step, self.settings.evaluation.tasks))
+            tasks = await self._training_tasks()
+            record = await self._evaluate("gate", tasks.training(self.step, self.settings.evaluation.tasks))
         if record["teacher_accuracy"] is not None:
             self.training.observe_teacher(record["teacher_accuracy"])
         self.teacher_observed_at = self.step
+
+    async def _training_tasks(self) -> TaskSet:
+        """Those of the collectors."""
+        if self.collected is None:
+            most = self.settings.rollout.max_tokens
+            self.collected = await leave_out_long(self.tasks, self.inference, max_tokens=most)
+        return self.collected
 
     async def _evaluate(self, kind: Literal["evaluation", "gate"], tasks: Sequence[Task]) -> Record:
         record = record_at(self.evaluated_before, kind, self.step)

@@ -1,9 +1,10 @@
 """The inference service's HTTP face: native routes here, OpenAI-compatible ones in `openai_routes.py`.
 
-    POST /v1/rollouts   sample: token ids, log-probs, policy versions
-    POST /v1/score      log-probs of given tokens
-    GET  /v1/policy     what is served; waits for another version if asked to
-    POST /v1/policy     serve a new version
+    POST /v1/rollouts       sample: token ids, log-probs, policy versions
+    POST /v1/token_counts   how long prompts are
+    POST /v1/score          log-probs of given tokens
+    GET  /v1/policy         what is served; waits for another version if asked to
+    POST /v1/policy         serve a new version
 
 What computes is behind `engine.py`; this module loads neither torch nor an engine.
 """
@@ -32,6 +33,8 @@ from shared.protocol import (
     RolloutResponse,
     ScoreRequest,
     ScoreResponse,
+    TokenCountRequest,
+    TokenCounts,
     TransferGroup,
     TransferInit,
 )
@@ -48,6 +51,9 @@ _ROLLOUTS_EXAMPLE: dict[str, Example] = {
             "sampling": {"temperature": 1.0, "max_tokens": 32, "seed": 1},
         }
     }
+}
+_TOKEN_COUNTS_EXAMPLE: dict[str, Example] = {
+    "one prompt": {"value": {"prompts": [{"messages": [{"role": "user", "content": "What is 3 + 4?"}]}]}}
 }
 _SCORE_EXAMPLE: dict[str, Example] = {
     "two tokens": {"value": {"sequences": [{"prompt_token_ids": [9, 70, 71], "token_ids": [72, 1]}]}}
@@ -104,6 +110,14 @@ def _sampling_routes(requests: Requests, metrics: Metrics) -> APIRouter:
         made = await answered(http, requests.sample(ids, request.n, sampling))
         metrics.count(made)
         return RolloutResponse(prompts=made)
+
+    @router.post("/v1/token_counts")
+    async def token_counts(
+        request: Annotated[TokenCountRequest, Body(openapi_examples=_TOKEN_COUNTS_EXAMPLE)],
+    ) -> TokenCounts:
+        """How many tokens each prompt has, and how many prompt and response may have together."""
+        counts = [len(ids) for ids in requests.prompt_ids(request.prompts)]
+        return TokenCounts(tokens=counts, max_context=requests.engine.info.max_context)
 
     @router.post("/v1/score")
     async def score(

@@ -45,20 +45,35 @@ def test_wrong_rows_are_listed_up_to_a_limit_and_then_counted(tmp_path: Path) ->
     assert f"{path}, line {MAX_SHOWN}: Invalid JSON" in wrong[-2] and wrong[-1] == "PROBLEM 5 more rows are wrong."
 
 
-def test_with_a_model_the_longest_prompt_must_leave_room_for_the_response(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("held_out", [False, True])
+def test_with_a_model_prompts_must_leave_room_for_the_response_or_a_run_leaves_out_those_to_train_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], held_out: bool
 ) -> None:
-    long = {"problem": "x" * 100, "answer": "1"}
-    path = write(tmp_path / "m.jsonl", long, problem(1))
+    long = write(tmp_path / "long.jsonl", {"problem": "x" * 100, "answer": "1"}, problem(1))
+    short = write(tmp_path / "short.jsonl", problem(2))
+    source, other = (short, long) if held_out else (long, short)
     model = {"path": str(make_tiny_model(tmp_path / "model", context=256))}
-    math = {"tasks": {"source": f"math:{path}", "math": {"instruction": "Go."}}, "model": model}
-    for max_tokens, code in ((148, 0), (149, 1)):
+    tasks = {"source": f"math:{source}", "held_out": f"math:{other}", "math": {"instruction": "Go."}}
+    for max_tokens, too_long in ((148, 0), (149, 1)):
         # One token a byte: the problem, two line ends, the instruction, and the template's three.
-        assert check("", with_model=True, **math, rollout={"max_tokens": max_tokens}) == code
+        code = check("", with_model=True, tasks=tasks, model=model, rollout={"max_tokens": max_tokens})
         found = report(capsys)
         assert max(one["tokens"]["longest"] for one in found["tasks"]) == 100 + 5 + 3
-        assert len(found["problems"]) == code
-    assert "Lower rollout.max_tokens, set tasks.max_prompt_chars" in found["problems"][0]
+        assert code == (too_long if held_out else 0)
+        assert len(found["problems" if held_out else "notes"]) == too_long
+        assert not found["notes" if held_out else "problems"]
+    told = "Lower rollout.max_tokens, set tasks.max_prompt_chars" if held_out else "A run leaves them out."
+    assert told in (found["problems"] + found["notes"])[0]
+
+
+def test_where_no_training_prompt_leaves_room_that_is_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "m.jsonl", problem(1), problem(2), problem(3))
+    model = {"path": str(make_tiny_model(tmp_path / "model", context=64))}
+    assert check(f"math:{path}", with_model=True, model=model, rollout={"max_tokens": 64}) == 1
+    found = report(capsys)
+    assert "2 of 2 training prompts leave no room" in found["problems"][0] and not found["notes"]
 
 
 def test_a_built_in_world_is_told_by_what_it_holds_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,13 @@ def test_logprobs_of_a_model_with_a_head_of_its_own_are_those_of_a_forward_pass(
                 assert worst_difference(tiny_model(seed=seed, tied=False), made, temperature) < 1e-4
 
 
+def test_tokens_are_counted_as_prompts_are_sampled_from(service: httpx.Client) -> None:
+    prompts = [HELLO, LONGER, IDS]
+    counts = service.post("/v1/token_counts", json={"prompts": prompts}).raise_for_status().json()
+    made = sample(service, *prompts, n=1, max_tokens=1)
+    assert counts == {"tokens": [len(p["prompt_token_ids"]) for p in made], "max_context": 128}
+
+
 def test_with_top_p_logprobs_are_renormalised_over_the_nucleus(service: httpx.Client, root: Path) -> None:
     service.post("/v1/policy", json=checkpoint(root, "nucleus", seed=13)).raise_for_status()
     model = tiny_model(seed=13)
