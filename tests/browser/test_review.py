@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser_support import Visitor
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from review_support import a_desk, an_item, box, saved, world_items
 
 pytestmark = pytest.mark.browser
@@ -166,6 +166,27 @@ def test_a_task_that_was_taken_back_stays_as_it_is_when_the_page_would_have_look
         expect(page.locator("#empty")).to_be_visible()
         assert not any(url.endswith("/view") for url in asked), asked
         assert [state["critique"]["text"] for state in desk.critiques()] == ["of one"]
+
+
+def test_a_page_that_is_busy_when_it_would_look_for_a_task_looks_later(visitor: Visitor, tmp_path: Path) -> None:
+    with a_desk(visitor, tmp_path, an_item("demo.0.0.0", "one")) as desk:
+        page = desk.review(visitor)
+        page.clock.install()
+        page.keyboard.press("Escape")
+        page.keyboard.press("x")
+        expect(page.locator("#empty")).to_be_visible()
+        desk.api.post("/v1/review/claims", json={"reviewer": "grace"}).raise_for_status()
+        visitor.expect_error("status of 409")
+        on_their_way: list[Route] = []
+        page.route("**/unskip", lambda route: on_their_way.append(route))
+        with page.expect_request("**/unskip"):
+            page.get_by_role("button", name="Undo skip").click()
+        page.clock.run_for(2 * EMPTY_POLL_MS)
+        on_their_way[0].continue_()
+        expect(page.get_by_role("alert")).to_have_text("Somebody else took the skipped task.")
+        desk.ask(an_item("demo.0.1.0", "two"))
+        page.clock.run_for(2 * EMPTY_POLL_MS)
+        expect(page.locator("#attempt")).to_have_text("two")
 
 
 def test_a_skip_cannot_be_taken_back_once_somebody_else_has_the_task(visitor: Visitor, tmp_path: Path) -> None:
