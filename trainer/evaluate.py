@@ -33,6 +33,7 @@ from shared.settings import FeedbackSettings, Settings
 from trainer.evaluation.attempts import Attempts, Key, Verdict, Who, Written
 from trainer.evaluation.counts import accuracy, count
 from trainer.judging import Judge
+from trainer.long_prompts import refuse_long
 from trainer.teacher_prompt import Context, compose, feedback_text, m_step_context
 
 log = structlog.get_logger("evaluate")
@@ -109,7 +110,11 @@ class Evaluator:
                 for batch in batches:
                     group.create_task(work(batch))
         except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
+            error = failed.exceptions[0]
+            if isinstance(error, DataError):
+                # The service's own sentence does not know which of the tasks it was.
+                await refuse_long(tasks, self.inference, max_tokens=self.settings.rollout.max_tokens)
+            raise error from failed
 
     @property
     def request_rows(self) -> int:

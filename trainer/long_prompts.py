@@ -1,16 +1,17 @@
-"""Training prompts that leave no room for a response in the model's context.
+"""Prompts that leave no room for a response in the model's context: the inference service refuses them.
 
-The inference service, which has the tokenizer, counts their tokens before the first is sampled: it would refuse such a
-prompt in the middle of a run.
+It has the tokenizer, and counts the tokens of training prompts before the first is sampled.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import structlog
 
 from shared.errors import DataError
 from shared.inference_client import InferenceClient
-from shared.protocol import Prompt
+from shared.protocol import Prompt, Task
 from trainer.tasks import TaskSet
 from trainer.tasks.finite import FiniteTasks
 
@@ -23,12 +24,8 @@ async def leave_out_long(tasks: TaskSet, inference: InferenceClient, *, max_toke
     stays as it is. Raises DataError where none is left, ServiceUnavailable where the service stays away."""
     if not isinstance(tasks, FiniteTasks):
         return tasks
-    every, lengths, context = tasks.all_training, [], 0
-    for start in range(0, len(every), _AT_ONCE):
-        prompts = [Prompt(messages=list(task.messages)) for task in every[start : start + _AT_ONCE]]
-        counts = await inference.token_counts(prompts)
-        lengths += counts.tokens
-        context = counts.max_context
+    every = tasks.all_training
+    lengths, context = await _lengths(every, inference)
     kept = [task for task, length in zip(every, lengths, strict=True) if length + max_tokens <= context]
     if len(kept) == len(every):
         return tasks
@@ -47,3 +44,28 @@ async def leave_out_long(tasks: TaskSet, inference: InferenceClient, *, max_toke
         context=context,
     )
     return tasks.with_training(kept)
+
+
+async def refuse_long(tasks: Sequence[Task], inference: InferenceClient, *, max_tokens: int) -> None:
+    """Raises DataError, which names the first and the longest of them, where tasks leave no room for `max_tokens`."""
+    lengths, context = await _lengths(tasks, inference)
+    long = [task.id for task, length in zip(tasks, lengths, strict=True) if length + max_tokens > context]
+    if long:
+        raise DataError(
+            f"{len(long)} of {len(tasks)} held-out prompts leave no room for rollout.max_tokens of {max_tokens} in the "
+            f"model's context of {context}: task '{long[0]}' is the first, the longest has {max(lengths)} tokens. "
+            "Lower rollout.max_tokens, set tasks.max_prompt_chars, or take another model.",
+            field="rollout.max_tokens",
+        )
+
+
+async def _lengths(tasks: Sequence[Task], inference: InferenceClient) -> tuple[list[int], int]:
+    """Tokens of each prompt, and the model's context."""
+    lengths: list[int] = []
+    context = 0
+    for start in range(0, len(tasks), _AT_ONCE):
+        prompts = [Prompt(messages=list(task.messages)) for task in tasks[start : start + _AT_ONCE]]
+        counts = await inference.token_counts(prompts)
+        lengths += counts.tokens
+        context = counts.max_context
+    return lengths, context

@@ -18,6 +18,7 @@ from shared.protocol import (
     RolloutResponse,
     Sampling,
     Task,
+    TokenCounts,
     VersionSpan,
 )
 from shared.settings import Settings
@@ -30,9 +31,11 @@ JUDGE = "http://judge"
 
 @dataclass
 class Policy:
-    """Stands where the inference client does. `before` is called with the number of each request."""
+    """Stands where the inference client does. `before` is called with the number of each request. A prompt has a token
+    for each character of its question."""
 
     version: int = 0
+    max_context: int = 2000
     before: Callable[[int, Sequence[Prompt]], None] = lambda *_: None
     requests: list[tuple[list[str], int, Sampling]] = field(default_factory=list)
     at_once: int = 0
@@ -50,6 +53,10 @@ class Policy:
         finally:
             self.at_once -= 1
         return answers(questions, n, sampling, version=self.version)
+
+    async def token_counts(self, prompts: Sequence[Prompt]) -> TokenCounts:
+        lengths = [len((prompt.messages or [])[-1].content) for prompt in prompts]
+        return TokenCounts(tokens=lengths, max_context=self.max_context)
 
 
 def answers(questions: Sequence[str], n: int, sampling: Sampling, *, version: int = 0) -> RolloutResponse:

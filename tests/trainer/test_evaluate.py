@@ -118,6 +118,17 @@ def test_a_task_that_the_policy_refuses_stops_the_evaluation_with_its_sentence()
         attempt(settings(1), Policy(before=refuse), Judge(), tasks(30))
 
 
+def test_prompts_that_leave_no_room_are_named_with_the_setting_that_helps() -> None:
+    def refuse(_: int, prompts: Sequence[Prompt]) -> None:
+        raise DataError("The inference service refused: it is too long.")
+
+    # "Question 10" is the first with a second digit.
+    policy = Policy(before=refuse, max_context=1000 + len("Question 9"))
+    with pytest.raises(DataError, match=r"2 of 12 held-out prompts .*: task 't10' is the first") as caught:
+        attempt(settings(1), policy, Judge(), tasks(12))
+    assert caught.value.field == "rollout.max_tokens"
+
+
 def test_another_version_than_the_one_evaluated_is_never_measured() -> None:
     made = Attempts()
     with pytest.raises(InfrastructureError, match="version 4 while version 3 was being evaluated"):
