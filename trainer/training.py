@@ -32,7 +32,7 @@ class Training:
     """Starts from the initial model of the settings."""
 
     def __init__(self, settings: Settings, ranks: Ranks = ALONE) -> None:
-        torch.manual_seed(settings.run.seed)
+        torch.manual_seed(settings.run.seed)  # every rank draws the same adapter
         self.settings = settings
         self.ranks = ranks
         self.policy = _policy(settings, ranks)
@@ -97,6 +97,5 @@ class Training:
 
 def _policy(settings: Settings, ranks: Ranks) -> Policy:
     path, temperature = resolve_model(settings.model.path), settings.rollout.temperature
-    if ranks.size == 1:
-        return Policy(path, settings.model, settings.learner, temperature=temperature)
-    return ShardedPolicy(path, settings.model, settings.learner, temperature=temperature, ranks=ranks)
+    kind = Policy if ranks.mesh is None else ShardedPolicy
+    return kind(path, settings.model, settings.learner, temperature=temperature, ranks=ranks)
