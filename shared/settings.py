@@ -335,8 +335,8 @@ class LearnerSettings(Strict):
     threads: Annotated[int, Field(ge=1)] | None = None
     """Torch threads; None is torch's choice."""
     ranks: Annotated[int, Field(ge=1)] = 1
-    """Processes that train together, with the weights divided among them and a GPU each; a run may go on with another
-    number. Under torchrun its own number counts."""
+    """Processes that train together, with a GPU each and the rows divided among them, and the weights too unless an
+    adapter is trained; a run may go on with another number. Under torchrun its own number counts."""
 
 
 class TrackingSettings(Strict):

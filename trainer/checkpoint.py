@@ -1,7 +1,8 @@
 """Checkpoints: one a step, whole or not there; the newest that can be read is resumed from.
 
-It is written beside, synced and renamed: its name is the mark that it is complete. Its digest stands in the ledger. One
-rank writes a file, several a directory (`sharded_checkpoint.py`); either can be gone on from with any number of ranks.
+It is written beside, synced and renamed: its name is the mark that it is complete. Its digest stands in the ledger.
+Weights that are divided over ranks are written as a directory (`sharded_checkpoint.py`), whole ones as a file; either
+can be gone on from with any number of ranks.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _UNREADABLE = (
 
 
 class Checkpoints:
-    """`checkpoints/step_000010.pt`, or `step_000010/` of several ranks, holds everything the learner needs to go on
+    """`checkpoints/step_000010.pt`, or `step_000010/` of divided weights, holds everything the learner needs to go on
     after 10 steps. All ranks call the methods together, rank 0 first."""
 
     def __init__(self, directory: Path, *, keep: int, ranks: Ranks = ALONE) -> None:
@@ -62,7 +63,7 @@ class Checkpoints:
         Raises InfrastructureError where the disk is full or read-only.
         """
         self.ranks.order("checkpoint", step)
-        place = checkpoint_file if self.ranks.size == 1 else checkpoint_directory
+        place = checkpoint_file if self.ranks.mesh is None else checkpoint_directory
         file = place(self.directory, step)
         temporary = file.with_suffix(".tmp")
         try:
@@ -100,7 +101,7 @@ class Checkpoints:
 
     def load_newest(self, *, up_to: int | None = None) -> State | None:
         """The newest readable checkpoint (of step `up_to` or before), or None; a torn or corrupt one is skipped with a
-        warning. Weights and moments are divided over the ranks."""
+        warning. Weights and moments are divided over the ranks where these divide them."""
         self.ranks.order("restore", up_to)
         for step in reversed(self.ranks.gathered(self.steps())[0]):
             if up_to is not None and step > up_to:
@@ -118,11 +119,13 @@ class Checkpoints:
         return None
 
     def _write(self, temporary: Path, state: State) -> None:
-        if self.ranks.size > 1:
+        if self.ranks.mesh is not None:
             if self.ranks.leads:
                 temporary.mkdir()
             self.ranks.gathered(None)  # it is there
             sharded_checkpoint.write(temporary, state, self.ranks)
+            return
+        if not self.ranks.leads:
             return
         with temporary.open("wb") as out:
             torch.save(state, out)
@@ -133,7 +136,7 @@ class Checkpoints:
         if found.is_dir():
             return sharded_checkpoint.read(found, self.ranks)
         state = _read(found)
-        return state if self.ranks.size == 1 else divided(state, self.ranks)
+        return state if self.ranks.mesh is None else divided(state, self.ranks)
 
 
 @contextlib.contextmanager

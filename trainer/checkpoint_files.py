@@ -21,7 +21,7 @@ def checkpoint_file(directory: Path, step: int) -> Path:
 
 
 def checkpoint_directory(directory: Path, step: int) -> Path:
-    """The checkpoint of several ranks after `step` steps."""
+    """The checkpoint of divided weights after `step` steps."""
     return directory / f"step_{step:06d}"
 
 

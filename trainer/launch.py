@@ -86,13 +86,14 @@ def joined(settings: Settings) -> Iterator[Ranks]:
     _check(settings, size, local=local_rank + 1)
     device = _device(settings, local_rank)
     with _no_word_of_lost_ranks():
-        ranks = _join(rank, size, device)
+        ranks = _join(rank, size, device, divided=settings.model.lora is None)
         yield ranks
         ranks.gathered(None)  # none leaves while another still listens
         dist.destroy_process_group()
 
 
-def _join(rank: int, size: int, device: torch.device) -> Ranks:
+def _join(rank: int, size: int, device: torch.device, *, divided: bool) -> Ranks:
+    """`divided`: the weights are."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -104,7 +105,7 @@ def _join(rank: int, size: int, device: torch.device) -> Ranks:
             f"Rank {rank} of {size} did not meet the others at {address} ({str(error).splitlines()[0]}): start all of "
             "them, with the same MASTER_ADDR and MASTER_PORT."
         ) from error
-    mesh = dist.device_mesh.init_device_mesh(device.type, (size,))
+    mesh = dist.device_mesh.init_device_mesh(device.type, (size,)) if divided else None
     orders = dist.new_group(backend="gloo", timeout=_BETWEEN_ORDERS)
     return Ranks(rank, size, device, mesh, orders)
 
@@ -122,8 +123,6 @@ def _check(settings: Settings, size: int, *, local: int) -> None:
             f"inference.publish={settings.inference.publish} sends the weights of one rank, and learner.ranks is "
             f"{size}; set inference.publish=files."
         )
-    if settings.model.lora is not None:
-        raise SettingsError(f"model.lora is trained by one rank, and learner.ranks is {size}; set learner.ranks=1.")
     gpus, wanted = torch.cuda.device_count(), settings.model.device
     if gpus < local and (wanted == "cuda" or (wanted == "auto" and gpus)):
         raise SettingsError(

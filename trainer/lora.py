@@ -32,6 +32,8 @@ def add_adapter(network: nn.Module, settings: LoRASettings) -> None:
         task_type="CAUSAL_LM",
     )
     inject_adapter_in_model(config, network, _NAME)
+    # PEFT keeps a set, which each process would write in an order of its own.
+    config.target_modules = sorted(config.target_modules or ())
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

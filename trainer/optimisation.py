@@ -50,6 +50,7 @@ class Optimizer:
         """
         self.adamw.zero_grad(set_to_none=True)
         yield
+        self.policy.sum_gradients()
         norm: Tensor = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
         metrics[f"{prefix}/grad_norm"] = float(norm)
         finite = bool(torch.isfinite(norm))

@@ -24,7 +24,8 @@ from trainer.loading import device_of, load_network, load_tokenizer
 from trainer.logits import LogitShape
 from trainer.lora import add_adapter, merged, switch_dropout
 from trainer.policy_check import check_scores
-from trainer.row_layout import by_length, packed, padded, spans, taken
+from trainer.ranks import ALONE, Ranks
+from trainer.row_layout import packed, padded, spans, taken
 from trainer.scores import Scores, Sequences
 
 _RENDERED = 1024
@@ -35,6 +36,8 @@ _CANARY_TOKENS = 32
 class Policy:
     """A causal language model with its tokenizer, and an adapter where the settings want one.
 
+    Each of several ranks has all of it and shares the work; `ShardedPolicy` divides the weights too.
+
     Raises DataError where the model cannot be loaded or its log-probs would not be its own, SettingsError where it does
     not fit into memory.
     """
@@ -42,7 +45,16 @@ class Policy:
     packs: bool = False
     """Whether rows share one line without padding, which only flash attention computes without waste."""
 
-    def __init__(self, path: str | Path, model: ModelSettings, learner: LearnerSettings, *, temperature: float) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        model: ModelSettings,
+        learner: LearnerSettings,
+        *,
+        temperature: float,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.ranks = ranks
         self.device = device_of(model)
         self.network = load_network(path, model, self.device)
         self.tokenizer: Any = load_tokenizer(path, self.network)
@@ -162,14 +174,17 @@ class Policy:
 
     @torch.no_grad()
     def response_logprobs(self, sequences: Sequences) -> Tensor:
-        """Sum of log pi over each response, without gradients, float32 [rows]."""
-        order = by_length(sequences)
-        sorted_rows = taken(sequences, order)
+        """Sum of log pi over each response, without gradients, float32 [rows]. Each rank scores its share."""
         logprobs = torch.zeros(len(sequences), device=self.device)
-        for span in self.spans(sorted_rows):
-            scores = self.score(sorted_rows[span])
-            logprobs[order[span]] = scores.per_row(scores.logprobs())
-        return logprobs
+        for part in self.ranks.rounds(self, sequences):
+            scores = self.score(taken(sequences, part.mine))
+            if part.counts:
+                logprobs[part.mine] = scores.per_row(scores.logprobs())
+        return self.ranks.sum(logprobs)
+
+    def sum_gradients(self) -> None:
+        """Over the ranks, once each has those of its rows; the same parameters have one on all of them."""
+        self.ranks.sum_each([p.grad for p in self.parameters() if p.grad is not None])
 
     @torch.no_grad()
     def canary(self) -> Canary | None:

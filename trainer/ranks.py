@@ -1,13 +1,14 @@
 """The processes that train one policy together: what is divided among them, and what they tell each other.
 
 Each rank knows all rows of a step and computes on its share. Denominators are of all rows and gradients are summed over
-the ranks, so that several ranks compute what one would, to rounding. With one rank nothing is divided, and there is no
-process group. How ranks are started is in `launch.py`, how weights are divided in `sharding.py`.
+the ranks, so that several ranks compute what one would, to rounding. Where all weights are trained they are divided as
+well (`sharding.py`); where an adapter is, every rank has base and adapter whole. With one rank nothing is divided, and
+there is no process group. How ranks are started is in `launch.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ class Round:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `size`; rank 0 leads. `orders_group` carries what rank 0 says, which may be hours apart."""
+    """This process among `size`; rank 0 leads. The weights are divided over `mesh`; None: every rank has them whole.
+    `orders_group` carries what rank 0 says, which may be hours apart."""
 
     rank: int = 0
     size: int = 1
@@ -57,8 +59,8 @@ class Ranks:
     def rounds(self, policy: Policy, *aligned: Sequences) -> list[Round]:
         """Micro-batches of `policy.spans` for this rank's share of the rows; every rank has as many.
 
-        The network's weights are gathered in each forward and backward pass: a rank that made fewer would leave the
-        others waiting.
+        Divided weights are gathered in each forward and backward pass: a rank that made fewer would leave the others
+        waiting.
         """
         lengths = [sum(len(s.prompts[i]) + len(s.responses[i]) for s in aligned) for i in range(len(aligned[0]))]
         if not lengths:
@@ -76,9 +78,16 @@ class Ranks:
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over ranks, the same on each. In place."""
-        if self.size > 1:
-            dist.all_reduce(values)
+        self.sum_each([values])
         return values
+
+    def sum_each(self, tensors: Iterable[Tensor]) -> None:
+        """Each tensor becomes its sum over ranks, the same on each; every rank names as many."""
+        if self.size == 1:
+            return
+        self.gathered(None)  # a rank whose rows take longer may come later than NCCL waits
+        for tensor in tensors:
+            dist.all_reduce(tensor)
 
     def total(self, value: float) -> float:
         """The sum over ranks of a number."""

@@ -64,10 +64,17 @@ def main(path: Path, *, step: int, as_json: bool) -> int:
 
 
 def replay(path: Path, step: int, *, console: Console) -> Replay:
-    """Raises SettingsError where there is no such run or step, DataError where a stored batch that it takes is gone."""
+    """Raises SettingsError where there is no such run or step or one process cannot repeat it, DataError where a stored
+    batch that it takes is gone."""
     settings = _settings(path)
     records = read_jsonl(path / "metrics.jsonl")
     recorded = _recorded(path, records, step)
+    rounded = _several_ranks(path)
+    if rounded and settings.model.lora is not None and settings.model.lora.dropout > 0:
+        raise SettingsError(
+            f"The run in {path} was trained by several ranks with model.lora.dropout, which draws otherwise on each of "
+            "them: one process cannot replay it."
+        )
     if settings.learner.threads is not None:
         torch.set_num_threads(settings.learner.threads)
     training = Training(settings)
@@ -88,7 +95,6 @@ def replay(path: Path, step: int, *, console: Console) -> Replay:
     replayed = as_written(record)
     names = [*recorded, *(name for name in replayed if name not in recorded)]
     pairs = {name: (recorded.get(name), replayed.get(name)) for name in names}
-    rounded = _several_ranks(path)
     different = {name: pair for name, pair in pairs.items() if not _same(*pair, to_rounding=rounded)}
     weights, recorded_weights = training.weights_digest(), _recorded_weights(path, step + 1)
     return Replay(step, begin, replayed, different, weights, recorded_weights, rounded)

@@ -1,4 +1,4 @@
-"""A checkpoint of several ranks: a directory that torch.distributed.checkpoint (DCP) writes, each rank its own part.
+"""A checkpoint of divided weights: a directory that torch.distributed.checkpoint (DCP) writes, each rank its own part.
 
     step_000010/
         __0_0.distcp ...   parts of weights and moments, one file a rank    .metadata      DCP's: which part is where

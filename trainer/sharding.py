@@ -22,8 +22,6 @@ from shared.settings import LearnerSettings, ModelSettings
 from trainer import tensor_file
 from trainer.policy import Policy
 from trainer.ranks import Ranks
-from trainer.row_layout import taken
-from trainer.scores import Sequences
 
 WEIGHTS = "model.safetensors"
 
@@ -35,10 +33,10 @@ class ShardedPolicy(Policy):
         self, path: str | Path, model: ModelSettings, learner: LearnerSettings, *, temperature: float, ranks: Ranks
     ) -> None:
         # In the host's memory first: whole, it may not fit a GPU that has room for its share.
-        super().__init__(path, model.model_copy(update={"device": "cpu"}), learner, temperature=temperature)
+        on_cpu = model.model_copy(update={"device": "cpu"})
+        super().__init__(path, on_cpu, learner, temperature=temperature, ranks=ranks)
         assert ranks.device is not None
         self._load = (path, model, learner)
-        self.ranks = ranks
         self.device = ranks.device
         if getattr(self.network, "_weight_conversions", None):
             raise SettingsError(
@@ -65,15 +63,8 @@ class ShardedPolicy(Policy):
         backbone.reshard()
         return super().parameters()
 
-    @torch.no_grad()
-    def response_logprobs(self, sequences: Sequences) -> Tensor:
-        """As of any policy; each rank scores its share."""
-        found = torch.zeros(len(sequences), device=self.device)
-        for part in self.ranks.rounds(self, sequences):
-            values = super().response_logprobs(taken(sequences, part.mine))
-            if part.counts:
-                found[part.mine] = values
-        return self.ranks.sum(found)
+    def sum_gradients(self) -> None:
+        """FSDP2 has done so in the backward passes."""
 
     def canary(self) -> Canary | None:
         """As of any policy; all ranks compute it together."""

@@ -8,10 +8,10 @@ each has a Training, and its methods are called on all of them, rank 0 first.
 from __future__ import annotations
 
 import hashlib
+import random
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from shared.models import resolve_model
 from shared.settings import Settings
@@ -32,7 +32,7 @@ class Training:
     """Starts from the initial model of the settings."""
 
     def __init__(self, settings: Settings, ranks: Ranks = ALONE) -> None:
-        torch.manual_seed(settings.run.seed)
+        torch.manual_seed(settings.run.seed)  # every rank draws the same adapter
         self.settings = settings
         self.ranks = ranks
         self.policy = _policy(settings, ranks)
@@ -55,6 +55,9 @@ class Training:
     def step(self, stored: StepBatch) -> tuple[Batch, Metrics]:
         """Train on a batch; its rows, and what is to be recorded of it. Raises SettingsError where memory runs out."""
         self.ranks.order("step", stored)
+        # An adapter's dropout: other draws in each step and on each rank, the same when the step is done again.
+        draw = random.Random(f"{self.settings.run.seed}-{stored.step}-{self.ranks.rank}")
+        torch.manual_seed(draw.getrandbits(63))
         batch = self.batches.build(stored.step, stored.groups, stored.late_rows)
         with memory_errors(self.settings.model, self.settings.learner):
             return batch, self.diagnosis(batch) | self.algorithm.train_step(batch)
@@ -79,35 +82,20 @@ class Training:
         return found.hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the initial model and the settings, random generators included."""
+        """Everything but the initial model and the settings."""
         return {
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "algorithm": self.algorithm.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": self._cuda_rng(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.algorithm.load_state_dict(state["algorithm"])
-        torch.set_rng_state(state["rng"])
-        cuda_rng = state["cuda_rng"]
-        if cuda_rng and self.ranks.size == 1 and len(cuda_rng) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(cuda_rng)
-        elif cuda_rng and self.ranks.size > 1 and torch.cuda.is_available():
-            torch.cuda.set_rng_state(cuda_rng[0])
-
-    def _cuda_rng(self) -> list[Tensor]:
-        if not torch.cuda.is_available():
-            return []
-        # Of several ranks each has its own GPU alone: to ask the others would take memory on each, for each rank.
-        return torch.cuda.get_rng_state_all() if self.ranks.size == 1 else [torch.cuda.get_rng_state()]
 
 
 def _policy(settings: Settings, ranks: Ranks) -> Policy:
     path, temperature = resolve_model(settings.model.path), settings.rollout.temperature
-    if ranks.size == 1:
-        return Policy(path, settings.model, settings.learner, temperature=temperature)
-    return ShardedPolicy(path, settings.model, settings.learner, temperature=temperature, ranks=ranks)
+    kind = Policy if ranks.mesh is None else ShardedPolicy
+    return kind(path, settings.model, settings.learner, temperature=temperature, ranks=ranks)

@@ -49,6 +49,11 @@ class LearnerPlan:
     """AdamW states: one, or two where the E-step has its own."""
 
     @property
+    def divides(self) -> bool:
+        """Whether the ranks divide the weights."""
+        return self.ranks > 1 and self.adapter is None
+
+    @property
     def tokens(self) -> int:
         """Tokens of one forward pass with gradients; a row is never cut."""
         return max(self.microbatch_tokens, self.longest_row)
@@ -82,10 +87,11 @@ def learner_plan(settings: Settings, shape: ModelShape) -> LearnerPlan:
 
 def learner_memory(shape: ModelShape, plan: LearnerPlan) -> dict[str, float]:
     """Bytes on each of the learner's GPUs by what they are, at the peak of a training step."""
-    trained = (shape.parameters if plan.adapter is None else plan.adapter) * FLOAT32 / plan.ranks
+    # An adapter and the weights below it are whole on every rank.
+    trained = FLOAT32 * (shape.parameters / plan.ranks if plan.adapter is None else float(plan.adapter))
     held = {"weights, float32": trained}
     if plan.adapter is not None:
-        held["weights below the adapter"] = shape.parameters * plan.compute_bytes / plan.ranks
+        held["weights below the adapter"] = float(shape.parameters * plan.compute_bytes)
     # Of an adapter, copies are adapters too: the weights below it do not move.
     held |= {f"copy: {name}": trained for name in plan.copies}
     held |= {"gradients, float32": trained, "AdamW moments, float32": 2 * trained * plan.moment_sets}
@@ -110,7 +116,7 @@ def _backward(shape: ModelShape, plan: LearnerPlan) -> dict[str, float]:
     return {
         "cast weights": 0.0 if plan.gradient_checkpointing else _cast(shape, plan),
         "gathered weights": _gathered(shape, plan),
-        "gradients before they are divided": float(whole if plan.ranks > 1 and plan.adapter is None else 0),
+        "gradients before they are divided": float(whole if plan.divides else 0),
         "activations": _kept_activations(shape, plan),
         "a layer in its backward pass": float(plan.tokens * layers * layer_activation_bytes(shape, plan.compute_bytes)),
         "logits of a chunk": float(LOGIT_TENSORS * _chunk_bytes(shape, plan)),
@@ -128,8 +134,7 @@ def _cast(shape: ModelShape, plan: LearnerPlan) -> float:
 
 def _gathered(shape: ModelShape, plan: LearnerPlan) -> float:
     """FSDP has the layer at work, the next one, the embedding and the head whole."""
-    each = FLOAT32 if plan.adapter is None else plan.compute_bytes
-    return float(each * (2 * shape.layer_parameters + shape.embedding_parameters) if plan.ranks > 1 else 0)
+    return float(FLOAT32 * (2 * shape.layer_parameters + shape.embedding_parameters) if plan.divides else 0)
 
 
 def _kept_activations(shape: ModelShape, plan: LearnerPlan) -> float:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 import transformers.models.qwen3.modeling_qwen3
 from fork_server import fork_server
@@ -32,9 +34,9 @@ LATE_IMPORTS = (transformers.models.qwen3.modeling_qwen3, learner)
 WITHIN_S = 60.0
 
 
-def on_ranks(size: int, *calls: Callable[[Ranks], Any]) -> list[list[Any]]:
-    """What each of the calls, one after the other, returns on each of `size` ranks, by rank. Raises AssertionError with
-    the traceback of one that failed."""
+def on_ranks(size: int, *calls: Callable[[Ranks], Any], lora: bool = False) -> list[list[Any]]:
+    """What each of the calls, one after the other, returns on each of `size` ranks, by rank. With `lora` they are ranks
+    that train an adapter. Raises AssertionError with the traceback of one that failed."""
     context = fork_server("rank_processes")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -42,7 +44,7 @@ def on_ranks(size: int, *calls: Callable[[Ranks], Any]) -> list[list[Any]]:
     pipes, processes = [], []
     for rank in range(size):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_be_rank, args=(rank, size, port, calls, sender), daemon=True)
+        process = context.Process(target=_be_rank, args=(rank, size, port, calls, lora, sender), daemon=True)
         process.start()
         sender.close()
         pipes.append(receiver)
@@ -58,11 +60,11 @@ def on_ranks(size: int, *calls: Callable[[Ranks], Any]) -> list[list[Any]]:
     return [values for _, values in results]
 
 
-def settings_of(model: Path, root: Path, **changes: Any) -> Settings:
-    """Of a run of 2 prompts with 3 rollouts each, on the CPU."""
+def settings_of(model: Path, root: Path, *, lora: dict[str, Any] | None = None, **changes: Any) -> Settings:
+    """Of a run of 2 prompts with 3 rollouts each, on the CPU; of an adapter if `lora` is given."""
     tree: dict[str, Any] = {
         "run": {"name": "run", "dir": str(root), "seed": 5, "steps": 6},
-        "model": {"path": str(model), "device": "cpu"},
+        "model": {"path": str(model), "device": "cpu", "lora": lora},
         "rollout": {"prompts_per_step": 2, "samples_per_prompt": 3},
         "optimizer": {"warmup_steps": 0},
     }
@@ -102,6 +104,27 @@ def state_of(training: Training) -> dict[str, Any]:
     return dict(_tensors({key: state[key] for key in ("policy", "optimizer", "algorithm")}))
 
 
+def assert_same(found: dict[str, Any], expected: dict[str, Any], **tolerance: float) -> None:
+    """The same tensors: within a tolerance, or to the last bit where there is none."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, **({"rtol": 0, "atol": 0} | tolerance), err_msg=name)
+
+
+def assert_as_one(found: dict[str, Any], one: dict[str, Any]) -> None:
+    """What several ranks have learned is what one has, to rounding: figures, lifts, weights and moments."""
+    for several, alone in zip(found["metrics"], one["metrics"], strict=True):
+        assert several.keys() == alone.keys()
+        for name, value in alone.items():
+            if not name.startswith("seconds/"):
+                assert several[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    assert_same(found["at_end"], one["at_end"], rtol=1e-4, atol=2e-5)
+    for several, alone in zip(found["token_lifts"], one["token_lifts"], strict=True):
+        assert several.keys() == alone.keys()
+        for row, lifts in alone.items():
+            assert several[row] == pytest.approx(lifts, rel=1e-4, abs=1e-4)
+
+
 def publish(ranks: Ranks, settings: Settings, directory: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Canary and published files of the initial model."""
     training = Training(settings, ranks)
@@ -127,11 +150,12 @@ def _tensors(state: Any, name: str = "") -> Any:
             yield from _tensors(value, f"{name}/{key}")
 
 
-def _be_rank(rank: int, size: int, port: int, calls: Sequence[Callable[[Ranks], Any]], sender: Any) -> None:
+def _be_rank(rank: int, size: int, port: int, calls: Sequence[Callable[[Ranks], Any]], lora: bool, sender: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        with joined(Settings.model_validate({"model": {"device": "cpu"}})) as ranks:
+        model = {"device": "cpu", "lora": {} if lora else None}
+        with joined(Settings.model_validate({"model": model})) as ranks:
             value = [call(Unled(**vars(ranks))) for call in calls]
         # As bytes: torch would share the tensors' memory with a process that has ended.
         sender.send((None, _plain(value)))

@@ -31,7 +31,6 @@ def settings_of(**changes: Any) -> Settings:
     [
         ({"rollout": {"prompts_per_step": 1, "samples_per_prompt": 1}, "algorithm": {"name": "vpd"}}, "which has 1"),
         ({"model": {"device": "cuda"}}, "2 ranks need a GPU each, and this machine has 0"),
-        ({"model": {"device": "cpu", "lora": {"rank": 4}}}, r"set learner\.ranks=1"),
         ({"inference": {"publish": "nccl"}}, r"set inference\.publish=files"),
     ],
 )

@@ -241,7 +241,7 @@ def test_a_damaged_ledger_is_one_sentence_and_nothing_is_trained(services: Stack
         run(settings)
 
 
-@pytest.mark.parametrize("lacking", ["intake", "cuda_rng"])
+@pytest.mark.parametrize("lacking", ["intake", "optimizer"])
 def test_a_checkpoint_of_another_version_is_one_sentence(services: Stack, lacking: str) -> None:
     settings = settings_of(services, f"older-{lacking}")
     with pytest.raises(Died):

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from shared.errors import DataError, SettingsError
 from trainer.batch_store import BatchStore
+from trainer.ledger import Ledger
 from trainer.replay import main, replay
 
 QUIET = Console(quiet=True)
@@ -45,6 +46,15 @@ def test_without_its_checkpoints_a_run_is_replayed_from_the_initial_model(copy: 
     shutil.rmtree(copy / "checkpoints")
     found = replay(copy, 3, console=QUIET)
     assert found.from_step == 0 and found.identical and found.recorded_weights == found.weights
+
+
+def test_dropout_on_several_ranks_is_not_replayed_but_said(copy: Path) -> None:
+    written = json.loads((copy / "settings.json").read_text())
+    written["model"]["lora"] = {"dropout": 0.1}
+    (copy / "settings.json").write_text(json.dumps(written))
+    Ledger(copy / "ledger.jsonl").start(4, ranks=2)
+    with pytest.raises(SettingsError, match=r"several ranks with model\.lora\.dropout, .*one process cannot replay it"):
+        replay(copy, 1, console=QUIET)
 
 
 def test_a_batch_that_differs_in_one_sampled_log_prob_gives_another_loss(copy: Path) -> None:

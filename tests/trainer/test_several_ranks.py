@@ -33,9 +33,9 @@ def services(tmp_path_factory: pytest.TempPathFactory, tiny_model_directory: Pat
         yield running
 
 
-def settings_of(services: Stack, name: str, *, ranks: int = 2) -> Settings:
+def settings_of(services: Stack, name: str, *, ranks: int = 2, lora: dict[str, Any] | None = None) -> Settings:
     place = {"name": name, "dir": str(services.root / "runs"), "seed": 5, "steps": STEPS}
-    return services.settings(name, run=place, learner={"checkpoint_every": 2, "ranks": ranks})
+    return services.settings(name, run=place, learner={"checkpoint_every": 2, "ranks": ranks}, model={"lora": lora})
 
 
 def path(settings: Settings) -> Path:
@@ -155,9 +155,12 @@ def test_under_torchrun_its_number_of_ranks_counts_and_the_run_ends_the_same(ser
 
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_run_goes_on_with_another_number_of_ranks(services: Stack, whole: Settings, before: int, after: int) -> None:
-    settings = settings_of(services, f"from-{before}-to-{after}", ranks=before)
+@pytest.mark.parametrize(("before", "after", "lora"), [(2, 1, None), (1, 2, None), (1, 2, {"rank": 2, "dropout": 0.1})])
+def test_a_run_goes_on_with_another_number_of_ranks(
+    services: Stack, whole: Settings, before: int, after: int, lora: dict[str, Any] | None
+) -> None:
+    name = f"from-{before}-to-{after}" + ("-adapter" if lora else "")
+    settings = settings_of(services, name, ranks=before, lora=lora)
     with jobs(settings, services.root) as learner:
         first = learner()
         wait_for(path(settings) / "batches" / "step_000001.zz", first)

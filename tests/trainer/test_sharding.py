@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from rank_processes import learn, on_ranks, publish, settings_of
+from rank_processes import assert_as_one, assert_same, learn, on_ranks, publish, settings_of
 from tiny_model import make_tiny_model
 
 from shared.settings import Settings
@@ -62,16 +61,8 @@ def test_two_ranks_have_the_losses_and_weights_of_one(
     two: dict[str, Any], settings: dict[str, Settings], case: str
 ) -> None:
     one = learn(ALONE, settings[case], 0, STEPS)
-    for found, expected in zip(two[case]["metrics"], one["metrics"], strict=True):
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            if not name.startswith("seconds/"):
-                assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
-    assert_same(two[case]["at_end"], one["at_end"], rtol=1e-4, atol=2e-5)
-    for found, expected in zip(two[case]["token_lifts"], one["token_lifts"], strict=True):
-        assert found.keys() == expected.keys() and bool(expected) == (case != "grpo")
-        for row, lifts in expected.items():
-            assert found[row] == pytest.approx(lifts, rel=1e-4, abs=1e-4)
+    assert_as_one(two[case], one)
+    assert all(bool(lifts) == (case != "grpo") for lifts in one["token_lifts"])
 
 
 @pytest.mark.parametrize("case", ["vpd in many passes"])
@@ -124,13 +115,6 @@ def test_the_publication_of_two_ranks_is_byte_for_byte_that_of_one(
         assert digest == hashlib.sha256(one["model.safetensors"]).hexdigest()
         assert found.token_ids == canary.token_ids
         assert found.logprobs == pytest.approx(canary.logprobs, abs=1e-5)
-
-
-def assert_same(found: dict[str, Any], expected: dict[str, Any], **tolerance: float) -> None:
-    """The same tensors: within a tolerance, or to the last bit where there is none."""
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, **({"rtol": 0, "atol": 0} | tolerance), err_msg=name)
 
 
 def _copied(settings: Settings, directory: Path) -> Settings:

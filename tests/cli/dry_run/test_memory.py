@@ -184,6 +184,13 @@ def test_of_an_adapter_only_the_adapter_has_gradients_moments_and_copies() -> No
     assert state == 4 * counted["copy: teacher (ema)"] < 0.1 * counted["weights below the adapter"]
 
 
+def test_ranks_that_train_an_adapter_hold_each_what_one_holds() -> None:
+    adapter = ("model.dtype=bfloat16", "model.lora.rank=8", "algorithm.name=sdpo")
+    assert held(*adapter, "learner.ranks=4") == held(*adapter)
+    settings = load_settings(overrides=list(adapter), environ={})
+    assert "learner.ranks=2" not in savings(QWEN3_8B, learner_plan(settings, QWEN3_8B))
+
+
 @pytest.mark.parametrize(
     ("arguments", "gpus", "share"),
     [
