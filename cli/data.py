@@ -16,6 +16,7 @@ from rich.table import Table
 from shared.errors import DataError
 from shared.protocol import Message, Task
 from shared.settings import Settings
+from trainer.long_prompts import FIX, no_room
 from trainer.tasks import BUILTIN, load_tasks
 from trainer.tasks.sources import Loaded, load_data
 
@@ -38,7 +39,7 @@ class Lengths:
 @dataclass(frozen=True)
 class TaskCounts:
     """What is in the training or the held-out tasks. `tests`: of one code task, the fewest and the most. `too_long`:
-    prompts that leave no room for a response in the model's context."""
+    prompts that leave no room for a response in the model's context, and `no_room` a sentence about them."""
 
     name: str
     tasks: int
@@ -47,6 +48,12 @@ class TaskCounts:
     tokens: Lengths | None
     tests: tuple[int, int] | None
     too_long: int
+    no_room: str | None
+
+    @property
+    def left_out(self) -> bool:
+        """Whether a run leaves out the prompts that are too long (`trainer/long_prompts.py`), and does not stop."""
+        return self.name == TRAINING and self.too_long < self.tasks
 
 
 def main(settings: Settings, *, with_model: bool, as_json: bool, show: int) -> int:
@@ -55,12 +62,12 @@ def main(settings: Settings, *, with_model: bool, as_json: bool, show: int) -> i
     loaded = _load(settings)
     count, context = _model(settings) if with_model else (None, ALL)
     sets = [
-        _counted(name, tasks, count, room=context - settings.rollout.max_tokens)
+        _counted(name, tasks, count, max_tokens=settings.rollout.max_tokens, context=context)
         for name, tasks in ((TRAINING, loaded.training), ("held out", loaded.held_out))
         if tasks
     ]
-    problems = [_too_long(one, settings, context) for one in sets if one.too_long and not _left_out(one)]
-    notes = [_too_long(one, settings, context) for one in sets if one.too_long and _left_out(one)]
+    problems = [f"{one.no_room} {FIX}" for one in sets if one.no_room and not one.left_out]
+    notes = [f"{one.no_room} A run leaves them out." for one in sets if one.no_room and one.left_out]
     if as_json:
         print(json.dumps(_as_json(loaded, sets, problems, notes), indent=2))
     else:
@@ -88,8 +95,12 @@ def _model(settings: Settings) -> tuple[CountTokens, int]:
     return lambda messages: len(text.render(messages)), min(positions, settings.inference.max_context or positions)
 
 
-def _counted(name: str, tasks: Sequence[Task], count: CountTokens | None, *, room: int) -> TaskCounts:
+def _counted(
+    name: str, tasks: Sequence[Task], count: CountTokens | None, *, max_tokens: int, context: int
+) -> TaskCounts:
     tokens = [count(task.messages) for task in tasks] if count else []
+    too_long = sum(length + max_tokens > context for length in tokens)
+    kind = name.replace(" ", "-")
     tests = [len(task.reference["tests"]) for task in tasks if "tests" in task.reference]
     return TaskCounts(
         name,
@@ -98,28 +109,13 @@ def _counted(name: str, tasks: Sequence[Task], count: CountTokens | None, *, roo
         _lengths([sum(len(message.content) for message in task.messages) for task in tasks]),
         _lengths(tokens) if tokens else None,
         (min(tests), max(tests)) if tests else None,
-        sum(length > room for length in tokens),
+        too_long,
+        no_room(kind, tokens, max_tokens=max_tokens, context=context) if too_long else None,
     )
 
 
 def _lengths(lengths: Sequence[int]) -> Lengths:
     return Lengths(int(median(lengths)), max(lengths))
-
-
-def _left_out(one: TaskCounts) -> bool:
-    """Whether a run leaves out the prompts that are too long (`trainer/long_prompts.py`), and does not stop."""
-    return one.name == TRAINING and one.too_long < one.tasks
-
-
-def _too_long(one: TaskCounts, settings: Settings, context: int) -> str:
-    """A sentence about prompts that leave no room, and what becomes of them."""
-    assert one.tokens is not None
-    fix = "Lower rollout.max_tokens, set tasks.max_prompt_chars, or take another model."
-    return (
-        f"{one.too_long:,} of {one.tasks:,} {one.name} prompts leave no room for rollout.max_tokens of "
-        f"{settings.rollout.max_tokens:,} in the model's context of {context:,}; the longest has "
-        f"{one.tokens.longest:,} tokens. {'A run leaves them out.' if _left_out(one) else fix}"
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------- output

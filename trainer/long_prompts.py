@@ -16,7 +16,8 @@ from trainer.tasks import TaskSet
 from trainer.tasks.finite import FiniteTasks
 
 log = structlog.get_logger("tasks")
-_AT_ONCE = 128
+_AT_ONCE = 32
+FIX = "Lower rollout.max_tokens, set tasks.max_prompt_chars, or take another model."
 
 
 async def leave_out_long(tasks: TaskSet, inference: InferenceClient, *, max_tokens: int) -> TaskSet:
@@ -30,11 +31,8 @@ async def leave_out_long(tasks: TaskSet, inference: InferenceClient, *, max_toke
     if len(kept) == len(every):
         return tasks
     if not kept:
-        raise DataError(
-            f"No training prompt leaves room for rollout.max_tokens of {max_tokens} in the model's context of "
-            f"{context}: the shortest has {min(lengths)} tokens. Lower rollout.max_tokens, or take another model.",
-            field="rollout.max_tokens",
-        )
+        sentence = no_room("training", lengths, max_tokens=max_tokens, context=context)
+        raise DataError(f"{sentence} {FIX}", field="rollout.max_tokens")
     log.warning(
         "training prompts left out that have no room for a response",
         prompts=len(every) - len(kept),
@@ -47,16 +45,21 @@ async def leave_out_long(tasks: TaskSet, inference: InferenceClient, *, max_toke
 
 
 async def refuse_long(tasks: Sequence[Task], inference: InferenceClient, *, max_tokens: int) -> None:
-    """Raises DataError, which names the first and the longest of them, where tasks leave no room for `max_tokens`."""
+    """Raises DataError, which names the first of them, where held-out tasks leave no room for `max_tokens`."""
     lengths, context = await _lengths(tasks, inference)
     long = [task.id for task, length in zip(tasks, lengths, strict=True) if length + max_tokens > context]
     if long:
-        raise DataError(
-            f"{len(long)} of {len(tasks)} held-out prompts leave no room for rollout.max_tokens of {max_tokens} in the "
-            f"model's context of {context}: task '{long[0]}' is the first, the longest has {max(lengths)} tokens. "
-            "Lower rollout.max_tokens, set tasks.max_prompt_chars, or take another model.",
-            field="rollout.max_tokens",
-        )
+        sentence = no_room("held-out", lengths, max_tokens=max_tokens, context=context)
+        raise DataError(f"{sentence} The first is that of task '{long[0]}'. {FIX}", field="rollout.max_tokens")
+
+
+def no_room(kind: str, lengths: Sequence[int], *, max_tokens: int, context: int) -> str:
+    """How many of the prompts of these lengths have none, in a sentence."""
+    long = sum(length + max_tokens > context for length in lengths)
+    return (
+        f"{long:,} of {len(lengths):,} {kind} prompts leave no room for rollout.max_tokens of {max_tokens:,} in the "
+        f"model's context of {context:,}; the longest has {max(lengths):,} tokens."
+    )
 
 
 async def _lengths(tasks: Sequence[Task], inference: InferenceClient) -> tuple[list[int], int]:

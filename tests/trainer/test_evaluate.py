@@ -124,7 +124,7 @@ def test_prompts_that_leave_no_room_are_named_with_the_setting_that_helps() -> N
 
     # "Question 10" is the first with a second digit.
     policy = Policy(before=refuse, max_context=1000 + len("Question 9"))
-    with pytest.raises(DataError, match=r"2 of 12 held-out prompts .*: task 't10' is the first") as caught:
+    with pytest.raises(DataError, match=r"2 of 12 held-out prompts .* The first is that of task 't10'\.") as caught:
         attempt(settings(1), policy, Judge(), tasks(12))
     assert caught.value.field == "rollout.max_tokens"
 

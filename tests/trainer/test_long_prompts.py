@@ -69,9 +69,8 @@ def test_more_prompts_than_one_request_takes_are_all_counted(services: Stack) ->
 
 def test_where_none_is_left_that_is_one_sentence(services: Stack) -> None:
     settings = services.settings("none")
-    with pytest.raises(
-        DataError, match=r"No training prompt leaves room for rollout\.max_tokens of 8 .* Lower"
-    ) as caught:
+    sentence = r"1 of 1 training prompts leave no room for rollout\.max_tokens of 8 .* Lower"
+    with pytest.raises(DataError, match=sentence) as caught:
         left_of(FiniteTasks([of_tokens(CONTEXT)], [], seed=0), settings)
     assert caught.value.field == "rollout.max_tokens"
 

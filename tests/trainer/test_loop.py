@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loop_stack import Stack, final_weights, metrics, records, run, stack, summary, timings
+from loop_stack import Stack, final_weights, metrics, records, run, stack, summary, timings, write_tasks
 from safetensors.torch import load_file
 from trainer_algorithms import same
 
@@ -222,10 +222,10 @@ class Watching(SDPO):
         super().load_state_dict(state["sdpo"])
 
 
-def watched(services: Stack, name: str) -> Any:
+def watched(services: Stack, name: str, **more: Any) -> Any:
     run_settings = {"name": name, "dir": str(services.root / "runs"), "seed": 5, "steps": 4}
     evaluation = {"every": 2, "tasks": 3, "final_tasks": 2}
-    return services.settings(name, run=run_settings, algorithm={"name": "sdpo"}, evaluation=evaluation)
+    return services.settings(name, run=run_settings, algorithm={"name": "sdpo"}, evaluation=evaluation, **more)
 
 
 def told(settings: Any) -> Any:
@@ -261,6 +261,16 @@ def test_an_algorithm_that_wants_it_is_told_the_teacher_s_accuracy_on_the_prompt
             tasks = [asked[f"gate-{who}-v{version}-{i}-0"] for i in range(3)]
             assert tasks == [task.id for task in coming.training(version, 3)]
     assert len(asked) == 12 and all(task.startswith("t") for task in asked.values())
+
+
+@pytest.mark.usefixtures("watching")
+def test_an_algorithm_is_told_of_no_prompt_that_is_too_long_to_train_on(services: Stack) -> None:
+    tasks = write_tasks(services.root / "some_long.jsonl", 2)
+    long = {"id": "long", "kind": "bytes", "messages": [{"role": "user", "content": "x" * 1024}]}
+    tasks.write_text(tasks.read_text() + json.dumps(long) + "\n")
+    settings = watched(services, "watched-long", tasks={"source": str(tasks)})
+    run(settings)
+    assert [r["tasks"] for r in records(settings) if r["kind"] == "gate"] == [3, 3]
 
 
 @pytest.mark.usefixtures("watching")
